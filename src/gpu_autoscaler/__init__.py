@@ -1,0 +1,1 @@
+"""Exactly the Scaleway GPU instances that ClearML queues need, and not a minute more."""

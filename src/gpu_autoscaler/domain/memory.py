@@ -1,0 +1,116 @@
+"""The state map: what the daemon must remember from one cycle to the next.
+
+Everything that is true of the world is read from the world. Memory keeps only what the world
+does not tell: since when something is so, what was tried, and what is under way. Losing it costs
+time, never a task and never a second machine.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.lifecycle import InstanceState
+from gpu_autoscaler.domain.model import Instance, Placement, TaskStatus
+
+SCHEMA_VERSION = 1
+"""Of the stored form; raised when an older daemon could not read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceMemory:
+    """What is remembered of one instance."""
+
+    last_seen: Instance
+    """As last listed: stands in while its zone does not answer."""
+    state: InstanceState
+    state_since: datetime
+    booted_at: datetime
+    """When its present (or last) boot began; worker reports from before are not its."""
+    last_report_at: datetime | None = None
+    """The newest worker report of this boot; None until its agent reported."""
+    idle_since: datetime | None = None
+    """End of its last task, or its first report when it had none; None while not idle."""
+    first_idle_report_at: datetime | None = None
+    """The first worker report without a task after the last one with."""
+    last_task_status: TaskStatus | None = None
+    """How the last task ended, once known."""
+    start_accepted_at: datetime | None = None
+    """A power-on of ours was accepted then, and it has not been seen running since."""
+    stop_decided_at: datetime | None = None
+    """We decided to power it off then; cleared when a power-on is accepted."""
+    delete_when_stopped: bool = False
+    keep_seen_at: datetime | None = None
+    """When a bare `keep` tag was first seen: it ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An effect under way: stored before it is acted on, and counted until it is over."""
+
+    key: str
+    """Of the effect."""
+    name: str
+    """The instance, volume or task it is done to."""
+    decided_at: datetime
+    expires_at: datetime
+    """Its deadline plus the listing lag: after this it has either happened or it will not."""
+    queue: str = ""
+    placement: Placement | None = None
+    done: bool = False
+    """Accepted, but not yet visible in a listing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A placement that is not tried before `until`."""
+
+    placement: Placement
+    failure: Failure
+    failures: int
+    """In a row."""
+    until: datetime
+    message: str
+    spec: str = ""
+    """A rejected request is tried again at once when the queue's spec is no longer this."""
+    shortage_seen: bool = False
+    """The availability probe said `shortage` meanwhile: a change to available then ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerOff:
+    """An instance we powered off, watched for a task that was caught by it."""
+
+    queue: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Everything kept between two cycles; immutable, replaced by each plan."""
+
+    version: int = SCHEMA_VERSION
+    instances: dict[str, InstanceMemory] = field(default_factory=dict)
+    """By server id."""
+    pending: dict[str, Pending] = field(default_factory=dict)
+    """By effect key."""
+    backoffs: tuple[Backoff, ...] = ()
+    power_offs: dict[str, PowerOff] = field(default_factory=dict)
+    """By instance name."""
+    rescued: dict[str, datetime] = field(default_factory=dict)
+    """Tasks put back because a power-off caught them, by id: never twice."""
+    popped: dict[str, datetime] = field(default_factory=dict)
+    """Tasks seen queued but in no queue, by id, with the time of the first sight."""
+    free_volumes: dict[str, datetime] = field(default_factory=dict)
+    """Volumes of ours that no server holds, by id, with the time of the first sight."""
+    retired: dict[str, datetime] = field(default_factory=dict)
+    """Names of instances that are gone: their worker entries outlive them by ten minutes."""
+    planned_at: datetime | None = None
+    """When the plan was made that left this memory."""
+    clearml_was_incomplete: bool = False
+    volumes_listed_at: datetime | None = None
+    unauthorized_since: datetime | None = None
+    unconfirmed_need: dict[str, int] | None = None
+    """After memory was lost: per queue, what the last complete observation asked for (-1: there
+    was none yet), until a second one agrees; None when nothing is left to confirm."""
+    zones: tuple[str, ...] = ()
+    """Every zone in which something of ours was seen and is not known to be gone."""

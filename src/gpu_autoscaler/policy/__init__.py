@@ -1,0 +1,1 @@
+"""The decision: one pure function, `plan.plan`, and one module per rule."""

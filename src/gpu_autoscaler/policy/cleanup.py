@@ -1,0 +1,140 @@
+"""What is stopped, half-made, orphaned or wrongly tagged: removed or mended, with its volumes."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from gpu_autoscaler.config.units import format_duration
+from gpu_autoscaler.domain.effects import (
+    CREATE_DEADLINE,
+    LISTING_LAG,
+    DeleteInstance,
+    DeleteVolume,
+    Failure,
+    Reason,
+    SetTags,
+)
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.model import KEEP_TAG, PROVISIONING_TAG, REGISTERED_TAG, ServerState
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.settings import FREE_VOLUME_SHARE
+from gpu_autoscaler.policy.state import Fact, kept_until
+
+_HALF_MADE_AFTER = CREATE_DEADLINE + LISTING_LAG
+"""Older than this, nobody is making it any more: not us before a crash, nor a second daemon."""
+
+
+def note_fall_backs(fleet: Fleet) -> None:
+    """A start that ended in `stopped` again met an empty shelf, without any error saying so."""
+    for server_id, fact in fleet.facts.items():
+        if not fact.fell_back:
+            continue
+        placement = fact.instance.placement
+        fleet.backoffs.failed(
+            placement,
+            Failure.OUT_OF_STOCK,
+            f"{fact.name} fell back to stopped after its power-on was accepted",
+        )
+        fleet.facts[server_id] = replace(
+            fact,
+            memory=replace(
+                fact.memory,
+                start_accepted_at=None,
+                delete_when_stopped=fact.memory.delete_when_stopped or not fact.registered,
+            ),
+        )
+
+
+def delete_all(fleet: Fleet) -> None:
+    """Plan the removal of every stopped instance whose time is over."""
+    for fact in list(fleet.facts.values()):
+        match fact.state:
+            case S.PROVISIONING if fact.instance.state is ServerState.STOPPED:
+                _delete_half_made(fleet, fact)
+            case S.STOPPED if fleet.world.clearml.complete:
+                _delete_stopped(fleet, fact)
+            case _:
+                pass
+
+
+def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
+    age = fleet.now - fact.instance.created_at
+    if age < _HALF_MADE_AFTER:
+        fleet.verdicts[fact.instance.id] = (Reason.BOOTING, "being made")
+    elif fleet.touchable(fact):
+        because = f"{fact.name} was never finished ({format_duration(_whole(age))} old)"
+        fleet.add(DeleteInstance(instance=fact.instance, reason=Reason.HALF_MADE, because=because))
+
+
+def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
+    queue = fleet.queue(fact.instance.queue)
+    stopped_for = fleet.now - fact.memory.state_since
+    retention = queue.stopped_retention if queue else timedelta(0)
+    spec = fleet.world.specs.get(fact.instance.queue, "")
+    if not fleet.tasks_looked_at(fact):
+        text = "stopped; first its tasks are looked at once more"
+        fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
+        return
+    if fact.fell_back and not fact.registered:
+        reason, why = Reason.START_FELL_BACK, "no stock: its power-on ended in stopped"
+    elif fact.memory.delete_when_stopped:
+        reason, why = Reason.IDLE_ACTION_DELETE, "stopped in order to be removed"
+    elif queue is None:
+        reason, why = Reason.STOPPED_RETENTION, "its queue is no longer in the configuration"
+    elif fact.instance.spec != spec and spec:
+        reason, why = Reason.SPEC_CHANGED, "its bootstrap is out of date"
+    elif stopped_for >= retention:
+        reason = Reason.STOPPED_RETENTION
+        why = f"stopped for {format_duration(_whole(stopped_for))}"
+    else:
+        left = format_duration(_whole(retention - stopped_for))
+        text = f"stopped; removed in {left} unless a task waits before"
+        fleet.verdicts.setdefault(fact.instance.id, (Reason.WAITING, text))
+        return
+    if fleet.touchable(fact):
+        because = f"removing {fact.name} with its volumes: {why}"
+        fleet.add(DeleteInstance(instance=fact.instance, reason=reason, because=because))
+
+
+def mend_tags(fleet: Fleet) -> None:
+    """Plan tag changes: `registered` on, a finished `phase` off, an ended `keep` off."""
+    for fact in fleet.facts.values():
+        wanted, reason, because = set(fact.instance.tags), Reason.REGISTERED, ""
+        reports = fact.state in (S.IDLE, S.RUNNING_TASK) and fact.memory.last_report_at is not None
+        if reports and REGISTERED_TAG not in wanted:
+            wanted.add(REGISTERED_TAG)
+            because = f"{fact.name}'s agent has registered"
+        powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
+        if PROVISIONING_TAG in wanted and powered:
+            wanted.discard(PROVISIONING_TAG)
+            reason, because = Reason.ADOPTED, f"{fact.name} is complete: its power-on was accepted"
+        until = kept_until(fact.instance, fact.memory, fleet.config)
+        if until is not None and fleet.now >= until:
+            wanted = {t for t in wanted if t != KEEP_TAG and not t.startswith(f"{KEEP_TAG}=")}
+            reason, because = Reason.KEEP_ENDED, f"{fact.name} was kept long enough"
+        if because and fact.seen and not fact.hands_off and fleet.under_way(fact) is None:
+            tags = tuple(sorted(wanted))
+            fleet.add(SetTags(instance=fact.instance, tags=tags, reason=reason, because=because))
+
+
+def sweep_volumes(fleet: Fleet) -> dict[str, datetime]:
+    """Plan the removal of volumes of ours that no server holds; returns the free ones seen."""
+    if all(zone.volumes is None for zone in fleet.world.zones.values()):
+        return fleet.memory.free_volumes  # not a cycle that lists volumes
+    held = {ref.id for fact in fleet.facts.values() for ref in fact.instance.volumes}
+    free: dict[str, datetime] = {}
+    for zone in fleet.world.zones.values():
+        for volume in zone.volumes or () if zone.complete else ():
+            if volume.attached_to is not None or volume.id in held:
+                continue
+            since = free[volume.id] = fleet.memory.free_volumes.get(volume.id, fleet.now)
+            ripe = fleet.now - since >= fleet.config.orphan_timeout * FREE_VOLUME_SHARE
+            if ripe and f"delete_volume:{volume.id}" not in fleet.pending:
+                because = f"volume {volume.name} in {volume.zone} belongs to no instance any more"
+                fleet.add(DeleteVolume(volume=volume, reason=Reason.ORPHAN_VOLUME, because=because))
+        if zone.volumes is None or not zone.complete:  # its part keeps what it was known for
+            free |= {k: v for k, v in fleet.memory.free_volumes.items() if k not in free}
+    return free
+
+
+def _whole(duration: timedelta) -> timedelta:
+    return timedelta(seconds=round(duration.total_seconds()))

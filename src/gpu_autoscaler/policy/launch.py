@@ -1,0 +1,282 @@
+"""Scale up: how many instances a queue lacks, and where they come from.
+
+    launch = min(demand - capacity - idle workers of others, max_instances - billed)
+
+at least up to min_instances; stopped instances are started first, then new ones created in the
+best placement that is not backing off. Any waiting task counts: there is no threshold.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from gpu_autoscaler.config.fields import slug
+from gpu_autoscaler.config.models import QueueConfig
+from gpu_autoscaler.domain.decisions import QueueDecision
+from gpu_autoscaler.domain.effects import CreateInstance, Reason, StartInstance
+from gpu_autoscaler.domain.lifecycle import CAPACITY
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.settings import WORKER_FRESH
+from gpu_autoscaler.policy.state import Fact
+
+UNSEEN = -1
+"""In `Memory.unconfirmed_need`: no complete observation of this queue yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one queue asks for."""
+
+    queue: QueueConfig
+    waiting: tuple[datetime, ...]
+    capacity: int
+    others_idle: int
+    billed: int
+    busy: int
+    exists: bool
+
+    @property
+    def demand(self) -> int:
+        """Tasks that wait."""
+        return len(self.waiting)
+
+    @property
+    def wanted(self) -> int:
+        """Instances to launch, before any limit."""
+        minimum = self.queue.min_instances - self.billed if self.exists else 0
+        return max(self.demand - self.capacity - self.others_idle, minimum, 0)
+
+
+def need(fleet: Fleet, queue: QueueConfig) -> Need:
+    """Count what a queue has and lacks."""
+    facts = fleet.of_queue(queue.name)
+    capacity = sum(
+        f.state in CAPACITY and f"stop:{f.instance.id}" not in fleet.pending for f in facts
+    )
+    capacity += sum(
+        f.state is S.STOPPED and f"start:{f.instance.id}" in fleet.pending for f in facts
+    )
+    known = fleet.world.clearml.queues.get(queue.name)
+    return Need(
+        queue=queue,
+        waiting=tuple(fleet.waiting(queue.name)),
+        capacity=capacity + len(fleet.unlisted_creates(queue.name)),
+        others_idle=_idle_workers_of_others(fleet, known.id) if known else 0,
+        billed=fleet.billed(queue.name),
+        busy=sum(f.state is S.RUNNING_TASK for f in facts),
+        exists=known is not None,
+    )
+
+
+def launch_all(fleet: Fleet) -> list[QueueDecision]:
+    """Plan launches for every queue, the one with the oldest waiting task first."""
+    needs = [need(fleet, queue) for queue in fleet.config.queues.values()]
+    needs.sort(key=lambda n: n.waiting[0] if n.waiting else fleet.now)
+    return [_launch(fleet, each) for each in needs]
+
+
+def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
+    queue, wanted = need_.queue, need_.wanted
+    reason, because, launched = _nothing_needed(need_)
+    if not fleet.world.clearml.complete:
+        wanted = 0
+        reason, because = (
+            Reason.INCOMPLETE,
+            f"ClearML gave no full answer: {fleet.world.clearml.error}",
+        )
+    elif not need_.exists:
+        wanted = 0
+        reason = Reason.QUEUE_MISSING
+        because = f"ClearML has no queue named {queue.name}"
+    elif wanted > (confirmed := _confirmed(fleet, queue, wanted)):
+        wanted = confirmed
+        reason = Reason.UNCONFIRMED
+        because = "started without memory: a second observation must agree before the first launch"
+    while launched < wanted:
+        limit = _limit(fleet, queue)
+        if limit is not None:
+            reason, because = limit
+            break
+        why = Reason.DEMAND if need_.demand else Reason.MIN_INSTANCES
+        step = _launch_one(fleet, need_, why)
+        if step is not None:
+            reason, because = step
+            break
+        launched += 1
+        reason, because = why, _sentence(need_, launched)
+    return QueueDecision(
+        queue=queue.name,
+        reason=reason,
+        because=because,
+        demand=need_.demand,
+        oldest_entry_at=need_.waiting[0] if need_.waiting else None,
+        capacity=need_.capacity,
+        billed=need_.billed,
+        busy=need_.busy,
+        launched=launched,
+    )
+
+
+def observed(fleet: Fleet, queue: QueueConfig) -> bool:
+    """Whether this cycle saw everything that a queue's instances may hide in."""
+    return fleet.world.clearml.complete and all(
+        fleet.zone_answers(placement.zone) for placement in queue.placements
+    )
+
+
+def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:
+    """How many launches two observations agree on; only one was made since memory was lost."""
+    before = (fleet.memory.unconfirmed_need or {}).get(queue.name)
+    if before is None:
+        return wanted
+    return min(wanted, max(before, 0)) if observed(fleet, queue) else 0
+
+
+def _nothing_needed(need_: Need) -> tuple[Reason, str, int]:
+    if not need_.demand:
+        return Reason.NO_DEMAND, "no task waits", 0
+    covered = need_.capacity + need_.others_idle
+    return Reason.SATISFIED, f"{need_.demand} waiting, {covered} idle or booting for them", 0
+
+
+def _sentence(need_: Need, launched: int) -> str:
+    if not need_.demand:
+        return f"launching {launched} to keep min_instances = {need_.queue.min_instances}"
+    return (
+        f"launching {launched}: {need_.demand} waiting, "
+        f"{need_.capacity + need_.others_idle} idle or booting, {need_.busy} busy"
+    )
+
+
+def _limit(fleet: Fleet, queue: QueueConfig) -> tuple[Reason, str] | None:
+    """The bound that forbids one more billed instance, with its sentence; None when none does."""
+    billed = fleet.billed(queue.name)
+    if billed >= queue.max_instances:
+        return Reason.MAX_INSTANCES, f"{billed} of max_instances = {queue.max_instances} are billed"
+    total, most = fleet.billed(), fleet.config.max_instances
+    if most is not None and total >= most:
+        return Reason.FLEET_MAX_INSTANCES, f"the fleet has {total} of max_instances = {most}"
+    return None
+
+
+def _over_price(fleet: Fleet, placement: Placement) -> str | None:
+    cap = fleet.config.max_eur_per_hour
+    if cap is None:
+        return None
+    price = fleet.world.prices.get(placement.commercial_type)
+    if price is None:
+        return f"the price of {placement.commercial_type} is not known yet"
+    total = fleet.eur_per_hour() + price
+    if total > cap:
+        return f"{total:.2f} EUR/h would be above max_eur_per_hour = {cap:.2f}"
+    return None
+
+
+def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | None:
+    """Plan one start or creation; or say why that cannot be."""
+    queue = need_.queue
+    waiting = (
+        f"{need_.demand} waiting" if need_.demand else f"min_instances = {queue.min_instances}"
+    )
+    refused: list[str] = []
+    over_price = False
+    spares = _spares(fleet, queue)
+    ready = [fact for fact in spares if fleet.tasks_looked_at(fact)]
+    if not ready and (fresh := [fact for fact in spares if fact.previous is not S.STOPPED]):
+        return Reason.WAITING, f"{waiting}; {fresh[0].name} has just stopped and is started next"
+    for fact in ready:
+        if too_dear := _over_price(fleet, fact.instance.placement):
+            refused.append(too_dear)
+            over_price = True
+        elif fleet.touchable(fact):
+            because = f"{waiting} in {queue.name}: starting {fact.name} again"
+            fleet.add(StartInstance(instance=fact.instance, reason=why, because=because))
+            return None
+    for placement in queue.placements:
+        if backoff := fleet.backoffs.of(placement):
+            refused.append(
+                f"{placement}: {backoff.failure.replace('_', ' ')}, "
+                f"next try at {backoff.until:%H:%M:%S}"
+            )
+        elif not fleet.zone_answers(placement.zone):
+            refused.append(f"{placement}: the zone does not answer")
+        elif too_dear := _over_price(fleet, placement):
+            refused.append(f"{placement}: {too_dear}")
+            over_price = True
+        else:
+            because = f"{waiting} in {queue.name}: creating one in {placement}"
+            fleet.add(
+                CreateInstance(order=_order(fleet, queue, placement), reason=why, because=because)
+            )
+            return None
+    reason = Reason.FLEET_MAX_EUR if over_price else Reason.NO_PLACEMENT
+    return reason, f"{waiting}, but " + "; ".join(dict.fromkeys(refused))
+
+
+def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
+    """Stopped instances that may be started, the one stopped last first."""
+    spec = fleet.world.specs.get(queue.name, "")
+    spares = [
+        fact
+        for fact in fleet.of_queue(queue.name)
+        if fact.state is S.STOPPED
+        and fact.instance.spec == spec
+        and not fact.memory.delete_when_stopped
+        and not fact.fell_back
+        and fact.instance.placement in queue.placements
+        and fleet.usable(fact.instance.placement)
+        and not fact.hands_off
+        and f"start:{fact.instance.id}" not in fleet.pending
+        and f"delete:{fact.instance.id}" not in fleet.pending
+    ]
+    return sorted(spares, key=lambda fact: fact.memory.state_since, reverse=True)
+
+
+def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrder:
+    spec = fleet.world.specs.get(queue.name, "")
+    return CreateOrder(
+        name=_new_name(fleet, queue),
+        queue=queue.name,
+        placement=placement,
+        image=queue.image,
+        volume_bytes=queue.volume.size,
+        volume_iops=queue.volume.iops,
+        scratch_bytes=queue.scratch,
+        security_group_id=fleet.config.scaleway.security_group_id,
+        tags=FleetTags(fleet.config.fleet).of_instance(queue.name, spec),
+    )
+
+
+def _new_name(fleet: Fleet, queue: QueueConfig) -> str:
+    """A name nobody has: drawn from the moment, so that the plan stays a pure function."""
+    taken = {fact.name for fact in fleet.facts.values()} | set(fleet.memory.retired)
+    taken |= {pending.name for pending in fleet.pending.values()}
+    count = 0
+    while True:
+        seed = f"{fleet.config.fleet}\n{queue.name}\n{fleet.now.isoformat()}\n{count}"
+        name = f"{slug(queue.name)}-{hashlib.sha256(seed.encode()).hexdigest()[:6]}"
+        if name not in taken:
+            return name
+        count += 1
+
+
+def _idle_workers_of_others(fleet: Fleet, queue_id: str) -> int:
+    """Agents on the queue that are nobody's instance: they will take a waiting task too.
+
+    Only fresh ones: an entry outlives its machine by ten minutes and still looks idle.
+    """
+    ours = {fact.name for fact in fleet.facts.values()} | set(fleet.memory.retired)
+    ours |= {known.last_seen.name for known in fleet.memory.instances.values()}
+    busy = {w.id for w in fleet.world.clearml.workers if w.task_id}
+    return len(
+        {
+            w.id
+            for w in fleet.world.clearml.workers
+            if w.id not in busy
+            and w.machine not in ours
+            and queue_id in w.queue_ids
+            and fleet.now - w.last_report_at < WORKER_FRESH
+        }
+    )

@@ -1,0 +1,105 @@
+"""What memory learns from effects that ended, before anything new is decided."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    Failure,
+    Outcome,
+    RescueTask,
+    StartInstance,
+    StopInstance,
+)
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending
+from gpu_autoscaler.policy.settings import START_SETTLE
+from gpu_autoscaler.policy.stock import Backoffs
+
+
+@dataclass(slots=True)
+class Learned:
+    """Memory with the outcomes folded in."""
+
+    memory: Memory
+    backoffs: Backoffs
+
+
+def learn(world: World, memory: Memory, now: datetime) -> Learned:
+    """Fold the outcomes of effects into memory, and forget what is no longer under way."""
+    backoffs = Backoffs(memory.backoffs, now)
+    unauthorized_since = _unauthorized_since(world, memory, now)
+    pending = dict(memory.pending)
+    instances = dict(memory.instances)
+    power_offs = dict(memory.power_offs)
+    rescued = dict(memory.rescued)
+    for outcome in world.outcomes:
+        effect = outcome.effect
+        started = pending.get(effect.key)
+        spec = world.specs.get(started.queue, "") if started else ""
+        backoffs.learn(outcome, spec, unauthorized_since)
+        _settle(pending, started, outcome)
+        match effect:
+            case StartInstance() if outcome.failure is None:
+                _accepted(instances, effect.instance.id, outcome.at)
+                power_offs.pop(effect.instance.name, None)
+            case CreateInstance() if outcome.failure is None:
+                for server_id, known in instances.items():
+                    if known.last_seen.name == effect.order.name:
+                        _accepted(instances, server_id, outcome.at)
+            case StopInstance() if outcome.failure is Failure.GUARD:
+                power_offs.pop(effect.instance.name, None)
+                _stop_refused(instances, effect.instance.id)
+            case RescueTask() if outcome.failure is None:
+                rescued[effect.task.id] = outcome.at
+            case _:
+                pass
+    return Learned(
+        replace(
+            memory,
+            pending={key: each for key, each in pending.items() if now < each.expires_at},
+            instances=instances,
+            power_offs=power_offs,
+            rescued=rescued,
+            unauthorized_since=unauthorized_since,
+        ),
+        backoffs,
+    )
+
+
+def _unauthorized_since(world: World, memory: Memory, now: datetime) -> datetime | None:
+    """Since when permission is refused: any call that was allowed ends it."""
+    since = memory.unauthorized_since
+    for outcome in world.outcomes:
+        if outcome.failure is Failure.UNAUTHORIZED:
+            since = since or now
+        elif outcome.failure is None and not isinstance(outcome.effect, RescueTask):
+            since = None
+    return since
+
+
+def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outcome) -> None:
+    if started is None:
+        return
+    seen_later = isinstance(
+        outcome.effect, CreateInstance | StartInstance | StopInstance | DeleteInstance
+    )
+    if outcome.failure is None and seen_later:
+        pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
+    else:
+        del pending[started.key]
+
+
+def _accepted(instances: dict[str, InstanceMemory], server_id: str, at: datetime) -> None:
+    known = instances.get(server_id)
+    if known is not None:
+        instances[server_id] = replace(
+            known, start_accepted_at=at, stop_decided_at=None, delete_when_stopped=False
+        )
+
+
+def _stop_refused(instances: dict[str, InstanceMemory], server_id: str) -> None:
+    known = instances.get(server_id)
+    if known is not None:
+        instances[server_id] = replace(known, stop_decided_at=None, delete_when_stopped=False)

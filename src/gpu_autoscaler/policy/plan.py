@@ -1,0 +1,172 @@
+"""The decision of one cycle, as one pure function.
+
+No await, no clock, no log, no randomness: the same world, memory, configuration and moment give
+the same plan, in production, in tests and in the simulation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
+from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, StopInstance
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
+from gpu_autoscaler.domain.model import PROVISIONING_TAG, Placement
+from gpu_autoscaler.policy import cleanup, launch, rescue, stop
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.learn import learn
+from gpu_autoscaler.policy.settings import RESCUE_WATCH, RETIRED_FOR
+from gpu_autoscaler.policy.state import Fact, Join
+
+_RESCUED_FOR = timedelta(days=30)
+"""How long a rescued task is remembered, so that it is rescued once."""
+
+
+def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
+    """Decide what to do now, and say for every queue and instance why that, or why nothing."""
+    if world.lost_memory:
+        memory = replace(memory, unconfirmed_need=dict.fromkeys(config.queues, launch.UNSEEN))
+    learned = learn(world, memory, now)
+    memory = learned.memory
+    facts = Join(world, memory, config, now).facts()
+    fleet = Fleet(config, world, memory, now, facts, learned.backoffs, dict(memory.pending))
+    for fact in facts.values():
+        if fact.state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK) and fact.seen:
+            fleet.backoffs.launched(fact.instance.placement)
+    cleanup.note_fall_backs(fleet)
+    fleet.backoffs.end_early(world, _spec_of_placement(config, world))
+    popped = rescue.watch_popped(fleet)
+    rescue.rescue_all(fleet, popped)
+    queues = launch.launch_all(fleet)
+    stop.stop_all(fleet, popped.stuck)
+    cleanup.delete_all(fleet)
+    cleanup.mend_tags(fleet)
+    free_volumes = cleanup.sweep_volumes(fleet)
+    return Plan(
+        effects=tuple(fleet.effects),
+        memory=replace(
+            memory,
+            instances={server_id: fact.memory for server_id, fact in fleet.facts.items()},
+            pending=_pending(fleet),
+            backoffs=fleet.backoffs.kept(),
+            power_offs=_power_offs(fleet),
+            rescued=_recent(memory.rescued, now - _RESCUED_FOR),
+            popped=popped.first_seen,
+            free_volumes=free_volumes,
+            retired=_retired(fleet),
+            planned_at=now,
+            clearml_was_incomplete=not world.clearml.complete,
+            volumes_listed_at=_volumes_listed_at(fleet),
+            unconfirmed_need=_unconfirmed(fleet),
+            zones=tuple(sorted({f.instance.zone for f in fleet.facts.values()})),
+        ),
+        queues=tuple(queues),
+        instances=tuple(_decisions(fleet)),
+        notices=tuple(fleet.notices),
+    )
+
+
+def _spec_of_placement(config: Config, world: World) -> Mapping[Placement, str]:
+    return {
+        placement: world.specs.get(queue.name, "")
+        for queue in config.queues.values()
+        for placement in queue.placements
+    }
+
+
+def _pending(fleet: Fleet) -> dict[str, Pending]:
+    """Without the creations that ended and that every listing shows by now."""
+    visible = {
+        f"create:{fact.name}"
+        for fact in fleet.facts.values()
+        if fact.seen and PROVISIONING_TAG not in fact.instance.tags
+    }
+    return {k: p for k, p in fleet.pending.items() if not (p.done and k in visible)}
+
+
+def _power_offs(fleet: Fleet) -> dict[str, PowerOff]:
+    kept = {
+        name: off
+        for name, off in fleet.memory.power_offs.items()
+        if fleet.now - off.decided_at < RESCUE_WATCH
+    }
+    for effect in fleet.effects:
+        if isinstance(effect, StopInstance):
+            kept[effect.instance.name] = PowerOff(effect.instance.queue, fleet.now)
+    return kept
+
+
+def _retired(fleet: Fleet) -> dict[str, datetime]:
+    names = {fact.name for fact in fleet.facts.values()}
+    gone = {m.last_seen.name: fleet.now for m in fleet.memory.instances.values()}
+    kept = _recent(fleet.memory.retired, fleet.now - RETIRED_FOR)
+    return {name: at for name, at in (gone | kept).items() if name not in names}
+
+
+def _recent(times: Mapping[str, datetime], since: datetime) -> dict[str, datetime]:
+    return {key: at for key, at in times.items() if at > since}
+
+
+def _volumes_listed_at(fleet: Fleet) -> datetime | None:
+    asked = any(zone.volumes is not None for zone in fleet.world.zones.values())
+    return fleet.now if asked else fleet.memory.volumes_listed_at
+
+
+def _unconfirmed(fleet: Fleet) -> dict[str, int] | None:
+    """What this observation asked for, of the queues that no second one has confirmed yet."""
+    left: dict[str, int] = {}
+    for name, before in (fleet.memory.unconfirmed_need or {}).items():
+        queue = fleet.queue(name)
+        if queue is None:
+            continue
+        if not launch.observed(fleet, queue):
+            left[name] = before
+        elif before == launch.UNSEEN:
+            left[name] = launch.need(fleet, queue).wanted
+    return left or None
+
+
+def _decisions(fleet: Fleet) -> list[InstanceDecision]:
+    by_instance: dict[str, Effect] = {}
+    for effect in fleet.effects:
+        if isinstance(effect, OnInstance):
+            by_instance.setdefault(effect.instance.id, effect)
+    return [
+        _decision(fleet, fact, by_instance.get(server_id))
+        for server_id, fact in sorted(fleet.facts.items(), key=lambda item: item[1].name)
+    ]
+
+
+def _decision(fleet: Fleet, fact: Fact, effect: Effect | None) -> InstanceDecision:
+    if effect is not None:
+        reason, because = effect.reason, effect.because
+    elif fact.instance.id in fleet.verdicts:
+        reason, because = fleet.verdicts[fact.instance.id]
+    else:
+        reason, because = _plain_verdict(fact)
+    return InstanceDecision(
+        name=fact.name,
+        queue=fact.instance.queue,
+        state=fact.state,
+        state_since=fact.memory.state_since,
+        reason=reason,
+        because=because,
+        previous=fact.previous if fact.previous is not fact.state else None,
+        effect=effect,
+    )
+
+
+def _plain_verdict(fact: Fact) -> tuple[Reason, str]:
+    match fact.state:
+        case S.RUNNING_TASK:
+            return Reason.BUSY, f"runs task {fact.claims[0]}" if fact.claims else "runs a task"
+        case S.PROVISIONING | S.STARTING | S.INITIALIZING:
+            return Reason.BOOTING, "booting"
+        case S.STOPPING | S.DELETING:
+            return Reason.IN_FLIGHT, fact.state.value
+        case _ if fact.hands_off:
+            return Reason.HANDS_OFF, f"hands off: {fact.hands_off}"
+        case _:
+            return Reason.WAITING, fact.state.value.replace("_", " ")

@@ -1,0 +1,71 @@
+"""What else this cycle should ask, beyond its fixed reads: only what matters to a decision."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import Queue, Task, Worker
+from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.policy.settings import CLOCK_MARGIN, VOLUME_LISTING_SHARE
+
+_MEMORYLESS_LOOK_BACK = timedelta(hours=2)
+"""At least so far back the last task of each worker is looked for when memory was lost."""
+
+
+def ended_tasks_since(
+    memory: Memory,
+    config: Config,
+    workers: Sequence[Worker],
+    open_tasks: Sequence[Task],
+    now: datetime,
+    *,
+    lost_memory: bool,
+) -> datetime | None:
+    """From when on ended tasks are wanted; None when none matter in this cycle.
+
+    They matter when memory was lost (idle clocks), when a task just ended (how it ended), when an
+    idle instance is about to be stopped (a task too short to be seen), and after a power-off
+    (a task that it caught).
+    """
+    moments = [off.decided_at for off in memory.power_offs.values()]
+    timeouts = [queue.idle_timeout for queue in config.queues.values()]
+    if lost_memory or memory.unconfirmed_need is not None:
+        moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
+    soonest = min(timeouts, default=timedelta(0))
+    for known in memory.instances.values():
+        if known.state is S.RUNNING_TASK:
+            if not claims_on(known.last_seen.name, workers, open_tasks):
+                moments.append(memory.planned_at or now)
+        elif known.state is S.IDLE and known.idle_since is not None:
+            queue = config.queues.get(known.last_seen.queue)
+            early = (queue.idle_timeout_after_success if queue else None) or soonest
+            if now - known.idle_since >= early:
+                moments.append(known.idle_since)
+    return min(moments) - CLOCK_MARGIN if moments else None
+
+
+def queue_names(memory: Memory, config: Config) -> list[str]:
+    """Every queue to read: the configured ones, and those that instances of ours still serve."""
+    served = {known.last_seen.queue for known in memory.instances.values()}
+    return [*config.queues, *sorted(served - set(config.queues) - {""})]
+
+
+def zones(memory: Memory, config: Config) -> tuple[str, ...]:
+    """Every zone to list: where instances may be created, and where some are left."""
+    return tuple(sorted({*config.zones, *memory.zones}))
+
+
+def volumes_wanted(memory: Memory, config: Config, now: datetime) -> bool:
+    """Whether volumes are listed in this cycle."""
+    listed_at = memory.volumes_listed_at
+    return listed_at is None or now - listed_at >= config.orphan_timeout * VOLUME_LISTING_SHARE
+
+
+def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) -> frozenset[str]:
+    """Zones whose stock matters: a task waits for a placement there that is out of stock."""
+    out = {b.placement for b in memory.backoffs if b.failure is Failure.OUT_OF_STOCK}
+    waiting = [config.queues.get(queue.name) for queue in queues if queue.entries]
+    return frozenset(p.zone for queue in waiting if queue for p in queue.placements if p in out)

@@ -1,0 +1,59 @@
+"""The policy's own numbers: what no operator needs to set, each with its reason."""
+
+from datetime import timedelta
+
+WORKER_FRESH = timedelta(seconds=90)
+"""A worker reports every 30 s; one whose last report is younger than three of them is alive."""
+
+WORKER_LOST = timedelta(seconds=120)
+"""Silent for longer, an instance's agent is lost (four reports missed)."""
+
+GRACE_AFTER_TASK = timedelta(minutes=2)
+"""After a task, people and pipelines often send the next: no stop so soon, whatever the timeout."""
+
+POPPED_STUCK = timedelta(minutes=3)
+"""An agent starts a popped task within a second; after this its agent died in between."""
+
+RESCUE_WATCH = timedelta(minutes=15)
+"""For so long after a power-off, its tasks are looked at: past the 600 s of a worker entry."""
+
+CLOCK_MARGIN = timedelta(seconds=60)
+"""Between our clock and ClearML's. Safe: what we stop had no task for twice as long."""
+
+HANGING_AFTER = timedelta(seconds=90)
+"""A task still in progress so long after its machine was powered off runs nowhere."""
+
+RETIRED_FOR = timedelta(minutes=11)
+"""A worker entry outlives its machine by 600 s."""
+
+START_SETTLE = timedelta(seconds=60)
+"""An accepted power-on shows in listings after 30 s at the latest; twice that is a fall-back."""
+
+OUTAGE_WINDOW = timedelta(minutes=2)
+"""Workers that fall silent within this of each other have a common cause."""
+
+OUTAGE_HOLD = timedelta(hours=1)
+"""How long a common cause is believed in: it must not bill for ever."""
+
+FREE_VOLUME_SHARE = 0.5
+"""Of orphan_timeout: how long a volume must be seen free before it is removed. The rest of
+the timeout is for the listing interval and the removal itself."""
+
+VOLUME_LISTING_SHARE = 0.25
+"""Of orphan_timeout: how often volumes are listed."""
+
+OUT_OF_STOCK_FIRST = timedelta(minutes=5)
+OUT_OF_STOCK_MOST = timedelta(minutes=60)
+TRANSIENT_FIRST = timedelta(seconds=30)
+TRANSIENT_MOST = timedelta(minutes=5)
+RATE_LIMITED_FIRST = timedelta(minutes=1)
+RATE_LIMITED_MOST = timedelta(minutes=10)
+QUOTA_PAUSE = timedelta(minutes=30)
+"""A quota is raised by people; asking oftener changes nothing."""
+REJECTED_PAUSE = timedelta(minutes=60)
+"""A wrong request stays wrong until the configuration changes, which ends this pause."""
+UNAUTHORIZED_PATIENCE = timedelta(minutes=2)
+"""Scaleway's IAM is eventually consistent: a granted permission can be refused for a while."""
+UNAUTHORIZED_PAUSE = timedelta(minutes=5)
+BACKOFF_FORGOTTEN = timedelta(hours=2)
+"""So long after its end, a back-off no longer counts as the previous one in a row."""

@@ -1,0 +1,286 @@
+"""Joins the two worlds: for every instance what state it is in, and what is remembered of it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory
+from gpu_autoscaler.domain.model import (
+    KEEP_TAG,
+    PROVISIONING_TAG,
+    REGISTERED_TAG,
+    Instance,
+    ServerState,
+    Task,
+    Worker,
+)
+from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.policy.settings import START_SETTLE, WORKER_FRESH, WORKER_LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One instance, as this cycle knows it."""
+
+    instance: Instance
+    state: S
+    memory: InstanceMemory
+    previous: S | None
+    """Its state a cycle ago; None when it was not known."""
+    seen: bool
+    """Listed in this cycle, by a zone that answered completely."""
+    claims: tuple[str, ...] = ()
+    """Tasks that ClearML places on it."""
+    hands_off: str = ""
+    """Why it is never touched; empty when it may be."""
+    fell_back: bool = False
+    """A power-on that was accepted ended in `stopped`: no stock, said without a word."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is its worker's id too."""
+        return self.instance.name
+
+    @property
+    def registered(self) -> bool:
+        """Its agent was seen in any boot."""
+        return REGISTERED_TAG in self.instance.tags or self.memory.last_report_at is not None
+
+
+class Join:
+    """Derives the facts of one cycle."""
+
+    def __init__(self, world: World, memory: Memory, config: Config, now: datetime) -> None:
+        self._world, self._memory, self._config, self._now = world, memory, config, now
+        self._workers: dict[str, list[Worker]] = defaultdict(list)
+        for worker in world.clearml.workers:
+            self._workers[worker.machine].append(worker)
+        self._tasks: dict[str, list[Task]] = defaultdict(list)
+        for task in world.clearml.open_tasks:
+            if task.machine:
+                self._tasks[task.machine].append(task)
+        self._ended: dict[str, list[Task]] = defaultdict(list)
+        for task in world.clearml.ended_tasks or ():
+            if task.machine:
+                self._ended[task.machine].append(task)
+
+    def facts(self) -> dict[str, Fact]:
+        """Every instance of the fleet by server id: the listed ones, and the known unseen."""
+        found: dict[str, Fact] = {}
+        gone = {server_id for zone in self._world.zones.values() for server_id in zone.gone}
+        for zone in self._world.zones.values():
+            for instance in zone.instances if zone.complete else ():
+                if instance.id not in gone:
+                    found[instance.id] = self._seen(instance)
+        for server_id, known in self._memory.instances.items():
+            if server_id not in found and server_id not in gone:
+                # a listing that lacks it proves nothing: only a 404 on it does
+                found[server_id] = Fact(known.last_seen, known.state, known, known.state, False)
+        return found
+
+    def _seen(self, instance: Instance) -> Fact:
+        known = self._memory.instances.get(instance.id)
+        if known is None:
+            known = InstanceMemory(
+                last_seen=instance,
+                state=S.STOPPED if instance.state is ServerState.STOPPED else S.PROVISIONING,
+                state_since=self._now,
+                booted_at=instance.created_at,
+                start_accepted_at=self._accepted_create(instance),
+            )
+            if instance.state is ServerState.STOPPED and PROVISIONING_TAG not in instance.tags:
+                # without memory the API's own change date is the best witness of the stop
+                known = replace(known, state_since=min(instance.modified_at, self._now))
+            previous = was = None
+        else:
+            previous, was = known.state, known.last_seen.state
+        known = self._booted(replace(known, last_seen=instance), instance)
+        workers = self._workers.get(instance.name, [])
+        tasks = self._tasks.get(instance.name, [])
+        reports = [w.last_report_at for w in workers if w.last_report_at > known.booted_at]
+        if reports:
+            newest = max(reports)
+            if known.last_report_at is None or newest > known.last_report_at:
+                known = replace(known, last_report_at=newest)
+        claims = claims_on(instance.name, workers, tasks)
+        state = self._state(instance, known, claims, was is ServerState.STARTING)
+        fell_back = state is S.STOPPED and known.start_accepted_at is not None
+        known = self._remember(known, state, instance, workers)
+        return Fact(
+            instance,
+            state,
+            known,
+            previous,
+            seen=True,
+            claims=claims,
+            hands_off=self._hands_off(instance, known),
+            fell_back=fell_back,
+        )
+
+    def _accepted_create(self, instance: Instance) -> datetime | None:
+        created = self._memory.pending.get(f"create:{instance.name}")
+        return created.decided_at if created else None
+
+    def _booted(self, known: InstanceMemory, instance: Instance) -> InstanceMemory:
+        """Begin a new boot when the instance was off, or is starting, and was not before."""
+        off = known.state in (S.STOPPED, S.STOPPED_IN_PLACE, S.STOPPING, S.DELETING)
+        running = instance.state is ServerState.RUNNING
+        starting = instance.state is ServerState.STARTING and known.state is not S.STARTING
+        still_stopping = f"stop:{instance.id}" in self._memory.pending
+        if starting or (running and off and not still_stopping):
+            # it was still off a cycle ago, so every report since then is of this boot
+            began = self._memory.planned_at or known.booted_at
+            if known.start_accepted_at is not None:
+                began = min(began, known.start_accepted_at)
+            if known.state is S.PROVISIONING:
+                began = known.booted_at
+            return replace(known, booted_at=began, last_report_at=None, idle_since=None)
+        return known
+
+    def _state(
+        self,
+        instance: Instance,
+        known: InstanceMemory,
+        claims: tuple[str, ...],
+        was_starting: bool,
+    ) -> S:
+        """The one function that names the state. Order matters: what is surest comes first."""
+        match instance.state:
+            case ServerState.LOCKED | ServerState.UNKNOWN:
+                return S.UNKNOWN
+            case ServerState.STOPPED_IN_PLACE:
+                return S.STOPPED_IN_PLACE
+            case ServerState.STOPPING:
+                return S.STOPPING
+            case ServerState.STARTING:
+                return S.STARTING
+            case ServerState.STOPPED:
+                return self._stopped_state(instance, known, was_starting)
+            case ServerState.RUNNING:
+                return self._running_state(instance, known, claims)
+
+    def _stopped_state(self, instance: Instance, known: InstanceMemory, was_starting: bool) -> S:
+        pending = self._memory.pending
+        if f"delete:{instance.id}" in pending:
+            return S.DELETING
+        if PROVISIONING_TAG in instance.tags:
+            return S.PROVISIONING
+        if f"start:{instance.id}" in pending or f"create:{instance.name}" in pending:
+            return S.STARTING
+        accepted = known.start_accepted_at
+        if accepted is not None and not was_starting and self._now - accepted < START_SETTLE:
+            return S.STARTING  # the listing lags behind the accepted power-on
+        return S.STOPPED
+
+    def _running_state(
+        self,
+        instance: Instance,
+        known: InstanceMemory,
+        claims: tuple[str, ...],
+    ) -> S:
+        stopping = self._memory.pending.get(f"stop:{instance.id}")
+        if stopping is not None and stopping.done:
+            return S.STOPPING
+        settled = (S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST)
+        if not self._world.clearml.complete:
+            return known.state if known.state in settled else S.INITIALIZING
+        report = known.last_report_at
+        if report is None:
+            overdue = self._now - known.state_since > self._stale_timeout(instance)
+            waited = known.state in (S.INITIALIZING, S.LOST) and overdue
+            if REGISTERED_TAG in instance.tags and (known.state is S.LOST or waited):
+                return S.LOST
+            return S.INITIALIZING
+        silent_for = self._now - report
+        if silent_for < WORKER_FRESH:
+            return S.RUNNING_TASK if claims else S.IDLE
+        if silent_for > WORKER_LOST or known.state is S.LOST:
+            return S.LOST
+        return S.RUNNING_TASK if claims else S.IDLE
+
+    def _stale_timeout(self, instance: Instance) -> timedelta:
+        queue = self._config.queues.get(instance.queue)
+        return queue.stale_timeout if queue else self._config.orphan_timeout
+
+    def _remember(
+        self, known: InstanceMemory, state: S, instance: Instance, workers: Sequence[Worker]
+    ) -> InstanceMemory:
+        if state is not known.state:
+            known = replace(known, state=state, state_since=self._now)
+        elif state is S.INITIALIZING and self._memory.clearml_was_incomplete:
+            # nobody could have registered meanwhile: the stale clock starts anew
+            known = replace(known, state_since=self._now)
+        if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK):
+            known = replace(known, start_accepted_at=None)
+        if state is S.RUNNING_TASK:  # whatever was decided about its last idleness is void
+            known = replace(known, stop_decided_at=None, delete_when_stopped=False)
+        if state is S.IDLE:
+            known = self._idle(known, instance, workers)
+        elif state not in (S.LOST, S.STOPPING) and self._world.clearml.complete:
+            known = replace(known, idle_since=None, first_idle_report_at=None)
+        return replace(known, keep_seen_at=self._keep_seen(known, instance))
+
+    def _idle(
+        self, known: InstanceMemory, instance: Instance, workers: Sequence[Worker]
+    ) -> InstanceMemory:
+        """Since when it idles: from the end of its last task as ClearML knows it."""
+        ended = max(
+            (t for t in self._ended.get(instance.name, []) if t.status_changed_at <= self._now),
+            key=lambda task: task.status_changed_at,
+            default=None,
+        )
+        since, status = known.idle_since, known.last_task_status
+        if ended is not None and ended.status_changed_at > known.booted_at:
+            status = ended.status
+            since = max(since or ended.status_changed_at, ended.status_changed_at)
+        elif since is None:
+            since = self._now
+            if self._world.clearml.ended_tasks is not None and not self._was_busy(instance):
+                # ClearML knows of no task: idle since its agent came
+                came = [w.registered_at for w in workers if w.registered_at > known.booted_at]
+                since = min([*came, self._now])
+        first = known.first_idle_report_at or known.last_report_at
+        return replace(
+            known,
+            idle_since=min(since, self._now),
+            first_idle_report_at=first,
+            last_task_status=status,
+        )
+
+    def _was_busy(self, instance: Instance) -> bool:
+        before = self._memory.instances.get(instance.id)
+        return before is not None and before.state is S.RUNNING_TASK
+
+    def _keep_seen(self, known: InstanceMemory, instance: Instance) -> datetime | None:
+        return (known.keep_seen_at or self._now) if KEEP_TAG in instance.tags else None
+
+    def _hands_off(self, instance: Instance, known: InstanceMemory) -> str:
+        if instance.protected:
+            return "it is protected at Scaleway"
+        if instance.state is ServerState.LOCKED:
+            return "Scaleway locked it"
+        if instance.state is ServerState.UNKNOWN:
+            return f"its state is unknown to this version ({instance.state_detail})"
+        until = kept_until(instance, known, self._config)
+        if until is not None and self._now < until:
+            return f"it is kept until {until:%Y-%m-%d %H:%M} UTC"
+        return ""
+
+
+def kept_until(instance: Instance, known: InstanceMemory, config: Config) -> datetime | None:
+    """When its `keep` tag ends; None without one. A time that cannot be read counts as bare."""
+    value = instance.tag(KEEP_TAG)
+    if value is None and KEEP_TAG not in instance.tags:
+        return None
+    if value is not None:
+        try:
+            until = datetime.fromisoformat(value)
+        except ValueError:
+            until = None
+        if until is not None and until.tzinfo is not None:
+            return until
+    return (known.keep_seen_at or known.state_since) + config.keep

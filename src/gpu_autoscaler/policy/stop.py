@@ -1,0 +1,175 @@
+"""Scale down: which instances are powered off, and why the others are not.
+
+stop = idle - demand (never below min_instances), most idle first, each past its timeout;
+above max, idle ones at once.
+"""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from gpu_autoscaler.config.models import QueueConfig
+from gpu_autoscaler.config.units import format_duration
+from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.model import TaskStatus
+from gpu_autoscaler.policy import guard
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.settings import (
+    GRACE_AFTER_TASK,
+    OUTAGE_HOLD,
+    OUTAGE_WINDOW,
+)
+from gpu_autoscaler.policy.state import Fact
+
+
+def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
+    """Plan every power-off of this cycle."""
+    if not fleet.world.clearml.complete:
+        for fact in fleet.facts.values():
+            fleet.verdicts.setdefault(
+                fact.instance.id,
+                (Reason.INCOMPLETE, "ClearML gave no full answer: nothing is stopped"),
+            )
+        return
+    for fact in fleet.facts.values():
+        match fact.state:
+            case S.STOPPED_IN_PLACE:
+                because = f"{fact.name} is stopped in place, which is billed in full"
+                _stop(fleet, fact, Reason.STOPPED_IN_PLACE, because, Guard.NONE, stuck)
+            case S.INITIALIZING:
+                _stop_if_stale(fleet, fact, stuck)
+            case S.LOST:
+                _stop_if_lost(fleet, fact, stuck)
+            case _:
+                pass
+    for queue in sorted({fact.instance.queue for fact in fleet.facts.values()}):
+        _stop_idle(fleet, queue, stuck)
+
+
+def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
+    queue = fleet.queue(name)
+    idle = [f for f in fleet.of_queue(name) if f.state is S.IDLE and not f.hands_off]
+    idle.sort(key=lambda fact: fact.memory.idle_since or fleet.now)
+    billed = fleet.billed(name)
+    most = queue.max_instances if queue else 0
+    fewest = queue.min_instances if queue and name in fleet.world.clearml.queues else 0
+    surplus = min(len(idle) - len(fleet.waiting(name)), billed - fewest)
+    above_max = min(billed - most, len(idle))
+    for place, fact in enumerate(idle):
+        since = fact.memory.idle_since or fleet.now
+        idle_for = fleet.now - since
+        timeout = _idle_timeout(queue, fact)
+        if place < above_max:
+            why = f"{billed} are billed, max_instances is {most}"
+            if queue is None:
+                why = f"queue {name} is no longer in the configuration"
+            because = f"{fact.name} is idle and {why}"
+            _stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck)
+        elif idle_for < timeout:
+            left = timeout - idle_for
+            verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
+            text = f"idle since {since:%H:%M:%S}; stops in {format_duration(_whole(left))}"
+            fleet.verdicts[fact.instance.id] = (verdict, text)
+        elif place < surplus:
+            because = (
+                f"{fact.name} is idle for {format_duration(_whole(idle_for))}, "
+                f"its timeout is {format_duration(timeout)}"
+            )
+            _stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck)
+        else:
+            kept_for = "waiting tasks" if billed > fewest else f"min_instances = {fewest}"
+            fleet.verdicts[fact.instance.id] = (Reason.WAITING, f"idle, kept for {kept_for}")
+
+
+def _idle_timeout(queue: QueueConfig | None, fact: Fact) -> timedelta:
+    if queue is None:
+        return GRACE_AFTER_TASK
+    timeout = queue.idle_timeout
+    if fact.memory.last_task_status is TaskStatus.COMPLETED and queue.idle_timeout_after_success:
+        timeout = queue.idle_timeout_after_success
+    return max(timeout, GRACE_AFTER_TASK)
+
+
+def _stop_if_stale(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
+    queue = fleet.queue(fact.instance.queue)
+    timeout = queue.stale_timeout if queue else fleet.config.orphan_timeout
+    waited = fleet.now - fact.memory.state_since
+    if fact.registered or waited < timeout:
+        text = f"booting for {format_duration(_whole(waited))}"
+        fleet.verdicts[fact.instance.id] = (Reason.BOOTING, text)
+        return
+    because = (
+        f"{fact.name} runs for {format_duration(_whole(waited))} and its agent never registered "
+        f"(stale_timeout {format_duration(timeout)}): removing it"
+    )
+    _stop(fleet, fact, Reason.NEVER_REGISTERED, because, Guard.NEVER_REGISTERED, stuck)
+
+
+def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
+    silent = f"silent since {fact.memory.state_since:%H:%M:%S}"
+    if fact.claims:
+        text = f"{silent} with task {fact.claims[0]} on it: hands off until ClearML ends the task"
+        fleet.verdicts[fact.instance.id] = (Reason.LOST_WORKER, text)
+        return
+    if _outage(fleet, fact):
+        text = f"{silent}, and others with it: an outage, nothing is stopped"
+        fleet.verdicts[fact.instance.id] = (Reason.OUTAGE, text)
+        return
+    queue = fleet.queue(fact.instance.queue)
+    timeout = queue.lost_timeout if queue else fleet.config.orphan_timeout
+    since = max(fact.memory.state_since, fact.memory.idle_since or fact.memory.state_since)
+    if fleet.now - since < timeout:
+        text = f"{silent}; powered off after {format_duration(timeout)}"
+        fleet.verdicts[fact.instance.id] = (Reason.LOST_WORKER, text)
+        return
+    because = f"{fact.name} is {silent} and has no task: powering it off"
+    _stop(fleet, fact, Reason.LOST_WORKER, because, Guard.SILENT, stuck)
+
+
+def _outage(fleet: Fleet, fact: Fact) -> bool:
+    """Whether others fell silent at the same time: then the cause is not the machine."""
+    since = fact.memory.state_since
+    if fleet.now - since > OUTAGE_HOLD:
+        return False
+    return any(
+        other.state is S.LOST
+        and other.instance.id != fact.instance.id
+        and abs(other.memory.state_since - since) < OUTAGE_WINDOW
+        for other in fleet.facts.values()
+    )
+
+
+def _stop(
+    fleet: Fleet, fact: Fact, reason: Reason, because: str, held: Guard, stuck: frozenset[str]
+) -> None:
+    if not fleet.touchable(fact):
+        return
+    memory = fact.memory
+    refused = guard.refusal(
+        held, fact.instance, memory.booted_at, fleet.world.clearml, stuck, fleet.now
+    )
+    reported_once = memory.first_idle_report_at == memory.last_report_at
+    if refused is None and held is Guard.IDLE and reported_once:
+        refused = "its agent has reported no task only once"
+    if refused is not None:
+        fleet.verdicts[fact.instance.id] = (Reason.WAITING, f"not stopped: {refused}")
+        return
+    fleet.add(
+        StopInstance(
+            instance=fact.instance,
+            guard=held,
+            booted_at=memory.booted_at,
+            reason=reason,
+            because=because,
+        )
+    )
+    queue = fleet.queue(fact.instance.queue)
+    remove = reason is Reason.NEVER_REGISTERED or queue is None or queue.idle_action == "delete"
+    fleet.facts[fact.instance.id] = replace(
+        fact,
+        memory=replace(memory, stop_decided_at=fleet.now, delete_when_stopped=remove),
+    )
+
+
+def _whole(duration: timedelta) -> timedelta:
+    return timedelta(seconds=round(duration.total_seconds()))

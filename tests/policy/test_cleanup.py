@@ -1,0 +1,143 @@
+"""What is removed with its volumes, and what is only mended."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Failure, Reason, SetTags
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.model import PROVISIONING_TAG, Volume
+from tests.policy.worlds import (
+    START,
+    ZONE,
+    Story,
+    config,
+    instance,
+    minutes,
+    reasons,
+    registered,
+    seconds,
+    verbs,
+)
+
+
+def volume(name: str = "v1", attached_to: str | None = None) -> Volume:
+    return Volume(name, ZONE, f"{name}-root", attached_to, START)
+
+
+def test_a_stopped_instance_is_removed_after_its_retention() -> None:
+    story = Story(config({"stopped_retention": "2h"}))
+    story.has(registered("m1", "stopped", modified_at=START))
+    assert reasons(story.wait(timedelta(hours=3))) == ["stopped_retention"]
+    assert timedelta(hours=2) <= story.now - START <= timedelta(hours=2, minutes=1)
+
+
+def test_an_outdated_stopped_instance_is_removed_at_once() -> None:
+    story = Story()
+    story.has(registered("m1", "stopped", spec="old", modified_at=START))
+    assert reasons(story.cycle()) == ["spec_changed"]
+
+
+def test_a_half_made_server_is_removed_once_nobody_can_be_making_it() -> None:
+    story = Story()
+    story.has(instance("m1", "stopped", tags=(PROVISIONING_TAG,), created_at=START))
+    made = story.wait(minutes(10))
+    assert reasons(made) == ["half_made"]
+    assert minutes(3.5) <= story.now - START <= minutes(4.5)
+
+
+def test_a_server_whose_power_on_was_accepted_is_adopted_not_removed() -> None:
+    story = Story()
+    story.has(instance("m1", "running", tags=(PROVISIONING_TAG,)))
+    (effect,) = story.cycle().effects
+    assert isinstance(effect, SetTags)
+    assert effect.reason is Reason.ADOPTED
+    assert PROVISIONING_TAG not in effect.tags
+
+
+def test_the_first_report_leaves_a_tag() -> None:
+    story = Story()
+    story.has(instance("m1"))
+    story.report("m1")
+    (effect,) = story.cycle().effects
+    assert isinstance(effect, SetTags)
+    assert "registered" in effect.tags
+
+
+def test_a_failed_removal_is_tried_again() -> None:
+    story = Story()
+    story.has(registered("m1", "stopped", spec="old"))
+    made = story.cycle()
+    assert not story.cycle().effects  # under way
+    story.done(*made.effects, failure=Failure.TRANSIENT)
+    assert verbs(story.cycle()) == ["delete"]
+
+
+def test_missing_in_a_listing_is_not_gone_until_a_404_says_so() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.run("m1", "t0")
+    story.cycle()
+    del story.instances["m1"]
+    story.enqueue("t1", "t2")
+    made = story.cycle()
+    assert len(made.effects) == 1  # of max 2 one is still counted
+    story.gone = {"id-m1"}
+    made = story.cycle()
+    assert "id-m1" not in made.memory.instances
+    assert "m1" in made.memory.retired
+
+
+@pytest.mark.parametrize("state", ["protected", "kept", "dark", "no clearml"])
+def test_nothing_is_removed_that_may_not_be_touched(state: str) -> None:
+    story = Story()
+    old = registered("m1", "stopped", spec="old")
+    match state:
+        case "protected":
+            story.has(replace(old, protected=True))
+        case "kept":
+            story.has(replace(old, tags=old.tags | {"keep"}))
+        case "dark":
+            story.has(old)
+            story.dark_zones = {ZONE}
+        case _:
+            story.has(old)
+            story.clearml_down = True
+    assert not story.wait(timedelta(hours=5)).effects
+
+
+def test_a_free_volume_is_removed_within_the_orphan_timeout() -> None:
+    story = Story(volumes=[volume()])
+    made = story.wait(minutes(20))
+    assert reasons(made) == ["orphan_volume"]
+    assert minutes(5) <= story.now - START <= minutes(10)
+
+
+def test_a_volume_that_is_held_is_left_alone() -> None:
+    story = Story(volumes=[volume("held", "id-m1"), volume("vol-m1")])
+    story.has(registered("m1"))
+    story.run("m1", "t0")
+    assert not story.wait(timedelta(hours=1)).effects
+
+
+def test_a_volume_free_for_a_moment_starts_anew() -> None:
+    story = Story(volumes=[volume()])
+    story.cycle()
+    story.volumes = [volume("v1", "id-m1")]
+    story.cycle(minutes(4))
+    story.volumes = [volume()]
+    story.cycle(minutes(4))
+    assert not story.cycle(seconds(30)).effects
+
+
+def test_stopped_by_hand_is_recorded_not_fought() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.has(registered("m1", "stopped"))
+    made = story.cycle()
+    assert not made.effects
+    (decision,) = made.instances
+    assert (decision.previous, decision.state) == (S.IDLE, S.STOPPED)

@@ -1,0 +1,102 @@
+"""A task that a power-off caught goes back to the head of its queue, once."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Failure
+from tests.policy.test_stop import idle_story
+from tests.policy.worlds import (
+    Story,
+    minutes,
+    reasons,
+    registered,
+    seconds,
+    task,
+    verbs,
+)
+
+
+def powered_off() -> Story:
+    """m1 idled out and is down."""
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    assert verbs(made) == ["stop"]
+    story.done(*made.effects)
+    story.now += seconds(20)
+    story.has(registered("m1", "stopped"))
+    story.workers.clear()
+    return story
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed", "completed"])
+def test_a_task_that_ended_with_the_machine_is_put_back(status: str) -> None:
+    story = powered_off()
+    story.ended = [task("t1", status, "m1", status_changed_at=story.now)]
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+def test_a_task_that_hangs_on_the_dead_machine_is_put_back() -> None:
+    story = powered_off()
+    story.tasks["t1"] = task("t1", "in_progress", "m1", status_changed_at=story.now)
+    made = story.wait(minutes(5))
+    assert reasons(made) == ["caught_task"]
+
+
+def test_a_task_is_put_back_once() -> None:
+    story = powered_off()
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    made = story.cycle()
+    assert not story.cycle().effects  # under way
+    story.done(*made.effects)
+    assert not story.wait(minutes(10)).effects
+
+
+def test_a_failed_rescue_is_tried_again() -> None:
+    story = powered_off()
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    made = story.cycle()
+    story.done(*made.effects, failure=Failure.TRANSIENT)
+    assert verbs(story.cycle()) == ["rescue"]
+
+
+def test_what_ended_before_the_power_off_is_not_touched() -> None:
+    story = powered_off()
+    story.ended = [task("t0", "failed", "m1", status_changed_at=story.now - minutes(20))]
+    assert not story.wait(minutes(10)).effects
+
+
+def test_what_somebody_asked_to_stop_stays_stopped() -> None:
+    story = powered_off()
+    hanging = task("t1", "in_progress", "m1", status_changed_at=story.now)
+    story.tasks["t1"] = replace(hanging, stop_requested=True)
+    assert not story.wait(minutes(10)).effects
+
+
+def test_a_task_of_a_machine_that_we_did_not_power_off_is_nobody_s_catch() -> None:
+    story = powered_off()
+    story.ended = [task("t1", "stopped", "m2", status_changed_at=story.now)]
+    assert not story.wait(minutes(10)).effects
+
+
+def test_the_machine_is_not_started_before_its_tasks_were_looked_at() -> None:
+    story = powered_off()
+    story.enqueue("t1")
+    assert verbs(story.cycle()) == []
+    assert verbs(story.cycle()) == ["start"]
+
+
+def test_a_popped_task_that_nobody_starts_goes_back() -> None:
+    story = Story()
+    story.tasks["t1"] = task("t1")
+    made = story.wait(minutes(10))
+    assert reasons(made) == ["popped_task"]
+
+
+def test_a_popped_task_that_is_started_is_left_alone() -> None:
+    story = Story()
+    story.tasks["t1"] = task("t1")
+    story.cycle()
+    story.tasks["t1"] = task("t1", "in_progress", "elsewhere")
+    assert not story.wait(timedelta(hours=1)).effects
