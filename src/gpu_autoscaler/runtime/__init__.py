@@ -1,0 +1,1 @@
+"""The loop: observe, decide, act, record. It knows ports, never an adapter."""

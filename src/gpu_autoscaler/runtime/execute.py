@@ -1,0 +1,199 @@
+"""Carries out effects. Nothing in here decides: what may not happen any more is told to it.
+
+Effects run concurrently, each under its own deadline, so a slow creation delays neither the next
+cycle nor another queue. How each one ended waits here for the next plan.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    DeleteVolume,
+    Effect,
+    Failure,
+    Guard,
+    Outcome,
+    RescueTask,
+    SetTags,
+    StartInstance,
+    StopInstance,
+)
+from gpu_autoscaler.domain.errors import (
+    ApiError,
+    NotFound,
+    OutOfStock,
+    QuotaExceeded,
+    RateLimited,
+    Rejected,
+    Unauthorized,
+)
+from gpu_autoscaler.policy import guard
+from gpu_autoscaler.runtime.observe import last_look
+from gpu_autoscaler.runtime.ports import Bootstrap, Clearml, Scaleway
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 16
+"""Slow effects (create, delete) in flight; quick ones are not bounded by them."""
+
+_FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
+    (OutOfStock, Failure.OUT_OF_STOCK),
+    (QuotaExceeded, Failure.QUOTA),
+    (RateLimited, Failure.RATE_LIMITED),
+    (Rejected, Failure.REJECTED),
+    (Unauthorized, Failure.UNAUTHORIZED),
+    (NotFound, Failure.NOT_FOUND),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What one cycle wants done, with what the executor needs to do it."""
+
+    effects: Sequence[Effect]
+    bootstrap: Bootstrap
+    queue_ids: dict[str, str]
+    """ClearML's ids of the configured queues, by name."""
+    stuck: frozenset[str] = frozenset()
+    """Popped tasks known to be nobody's (see `policy.guard`)."""
+
+
+class Executor(Protocol):
+    """Does what a plan says, or only says so."""
+
+    def submit(self, orders: Orders) -> None:
+        """Begin; returns at once."""
+
+    def take_outcomes(self) -> tuple[Outcome, ...]:
+        """What ended since the last call."""
+
+    def put_back(self, outcomes: Sequence[Outcome]) -> None:
+        """The plan that should have learned from these was not kept."""
+
+    async def finish(self, within: timedelta) -> None:
+        """Let what is in flight end; after `within`, cut it off."""
+
+
+class LiveExecutor:
+    """Acts on the real (or emulated) services."""
+
+    def __init__(
+        self, clearml: Clearml, scaleway: Scaleway, clock: Clock, on_outcome: Callable[[], None]
+    ) -> None:
+        self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
+        self._on_outcome = on_outcome
+        self._slow = asyncio.Semaphore(AT_ONCE)
+        self._running: set[asyncio.Task[None]] = set()
+        self._outcomes: list[Outcome] = []
+
+    def submit(self, orders: Orders) -> None:
+        for effect in orders.effects:
+            task = asyncio.create_task(self._run(effect, orders), name=effect.key)
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    def take_outcomes(self) -> tuple[Outcome, ...]:
+        taken, self._outcomes = tuple(self._outcomes), []
+        return taken
+
+    def put_back(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes[:0] = outcomes
+
+    async def finish(self, within: timedelta) -> None:
+        if not self._running:
+            return
+        _, late = await asyncio.wait(self._running, timeout=within.total_seconds())
+        for task in late:
+            task.cancel()
+        # a cancelled creation still removes what it made: give it the time for that
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self, effect: Effect, orders: Orders) -> None:
+        seconds = effect.deadline.total_seconds()
+        failure, message = None, ""
+        try:
+            async with asyncio.timeout(seconds):
+                if isinstance(effect, CreateInstance | DeleteInstance):
+                    async with self._slow:
+                        message = await self._do(effect, orders)
+                else:
+                    message = await self._do(effect, orders)
+            failure = Failure.GUARD if message else None
+        except TimeoutError:
+            failure, message = Failure.TRANSIENT, f"not done within {seconds:.0f} s"
+        except ApiError as error:
+            failure, message = classify(error), str(error)
+        except Exception as error:  # a defect of ours must not end the daemon
+            log.exception("effect crashed", effect=effect.key)
+            failure, message = Failure.TRANSIENT, f"{type(error).__name__} inside the daemon"
+        self._outcomes.append(Outcome(effect, self._clock.now(), failure, message))
+        if failure is not None:
+            self._on_outcome()
+
+    async def _do(self, effect: Effect, orders: Orders) -> str:
+        """Do it; a returned sentence says why it was left undone."""
+        match effect:
+            case CreateInstance(order=order):
+                user_data = orders.bootstrap.user_data(order.queue, order.name)
+                await self._scaleway.create(order, user_data)
+            case StartInstance(instance=instance):
+                await self._scaleway.start(instance)
+            case StopInstance():
+                return await self._stop(effect, orders)
+            case DeleteInstance(instance=instance):
+                await self._scaleway.delete(instance)
+            case SetTags(instance=instance, tags=tags):
+                await self._scaleway.set_tags(instance, tags)
+            case DeleteVolume(volume=volume):
+                await self._scaleway.delete_volume(volume)
+            case RescueTask(task=task, because=because):
+                await self._clearml.requeue_to_front(task, because)
+            case _:
+                raise NotImplementedError(effect.key)
+        return ""
+
+    async def _stop(self, effect: StopInstance, orders: Orders) -> str:
+        if effect.guard is not Guard.NONE:
+            ids = list(orders.queue_ids.values())
+            view = await last_look(self._clearml, list(orders.queue_ids), ids, self._clock)
+            refused = guard.refusal(
+                effect.guard,
+                effect.instance,
+                effect.booted_at,
+                view,
+                orders.stuck,
+                self._clock.now(),
+            )
+            if refused:
+                return refused
+        await self._scaleway.stop(effect.instance)
+        return ""
+
+
+class DryExecutor:
+    """Does nothing, by the same way: the plan it is given has been logged as what would be."""
+
+    def submit(self, orders: Orders) -> None:
+        """Nothing is sent."""
+
+    def take_outcomes(self) -> tuple[Outcome, ...]:
+        return ()
+
+    def put_back(self, outcomes: Sequence[Outcome]) -> None:
+        """There are none."""
+
+    async def finish(self, within: timedelta) -> None:
+        """Nothing is in flight."""
+
+
+def classify(error: ApiError) -> Failure:
+    """The value that memory keeps of an error."""
+    return next((f for kind, f in _FAILURES if isinstance(error, kind)), Failure.TRANSIENT)

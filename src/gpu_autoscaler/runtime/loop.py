@@ -1,0 +1,172 @@
+"""The one loop: observe, decide, act, record; every poll interval, or at once when woken."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.watch import Reload
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.decisions import Plan, World
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.policy.learn import learn
+from gpu_autoscaler.policy.plan import plan
+from gpu_autoscaler.policy.rescue import stuck_tasks
+from gpu_autoscaler.runtime.execute import Executor, Orders
+from gpu_autoscaler.runtime.observe import Observer
+from gpu_autoscaler.runtime.ports import Bootstrap, Store
+from gpu_autoscaler.runtime.record import Recorder
+
+log = structlog.get_logger("gpu_autoscaler")
+
+CONFIRM_AFTER = timedelta(seconds=5)
+"""Without memory, the second observation follows the first so soon."""
+
+SHORTEST_PAUSE = timedelta(seconds=2)
+"""Between two cycles, however often it is woken: failing fast must not mean asking fast."""
+
+FINISH_WITHIN = timedelta(seconds=20)
+"""For calls in flight at the end of the process; platforms kill after some 30 s."""
+
+
+class ConfigSource(Protocol):
+    """Where the configuration comes from."""
+
+    def current(self) -> Config:
+        """The last one that was good."""
+
+    def refresh(self) -> Reload | None:
+        """Look again; None when there is nothing to tell."""
+
+
+@dataclass(slots=True)
+class Cycle:
+    """What the last finished cycle saw and decided, for whoever wants to look."""
+
+    finished_at: datetime
+    world: World
+    plan: Plan
+    config: Config
+
+
+class Loop:
+    """Runs cycles until it is told to stop."""
+
+    def __init__(
+        self,
+        source: ConfigSource,
+        observer: Observer,
+        executor: Executor,
+        store: Store,
+        bootstrap_of: Callable[[Config], Bootstrap],
+        clock: Clock,
+        recorder: Recorder,
+    ) -> None:
+        self._source, self._observer, self._executor = source, observer, executor
+        self._store, self._bootstrap_of, self._clock = store, bootstrap_of, clock
+        self._recorder = recorder
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._memory: Memory | None = None
+        self._lost_memory = False
+        self._bootstrap: tuple[Config, Bootstrap] | None = None
+        self.last: Cycle | None = None
+
+    def wake(self) -> None:
+        """Start the next cycle as soon as possible."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Decide nothing more: the cycle under way is the last one."""
+        self._stopping.set()
+        self._wake.set()
+
+    @property
+    def interval(self) -> timedelta:
+        """Between two cycles."""
+        return self._source.current().poll_interval
+
+    async def run(self) -> None:
+        """Cycle until `stop`; then let calls in flight end. Instances are left as they are."""
+        while not self._stopping.is_set():
+            cycle = await self.cycle()
+            await self._pause(CONFIRM_AFTER if cycle.world.lost_memory else self.interval)
+        await self._executor.finish(FINISH_WITHIN)
+        await self._keep_outcomes()
+
+    async def cycle(self) -> Cycle:
+        """One round: observe, decide, act, record."""
+        config = self._refreshed()
+        memory = await self._remembered()
+        bootstrap = self._bootstrap_for(config)
+        outcomes = self._executor.take_outcomes()
+        world = await self._observer.observe(
+            memory, config, bootstrap, outcomes, lost_memory=self._lost_memory
+        )
+        now = self._clock.now()
+        made = plan(world, memory, config, now)
+        if self._stopping.is_set():
+            # told to stop while observing: what was just decided is not begun
+            self._executor.put_back(outcomes)
+            made = replace(made, effects=(), memory=memory)
+        elif await self._kept(made.memory):
+            self._memory, self._lost_memory = made.memory, False
+            self._recorder.record(world, made, now)
+            ids = {name: queue.id for name, queue in world.clearml.queues.items()}
+            stuck = stuck_tasks(made.memory.popped, now)
+            self._executor.submit(Orders(made.effects, bootstrap, ids, stuck))
+        else:
+            # what cannot be remembered must not be begun: a crash would double or leak it
+            self._executor.put_back(outcomes)
+        self.last = Cycle(self._clock.now(), world, made, config)
+        return self.last
+
+    async def _pause(self, interval: timedelta) -> None:
+        await self._clock.sleep(min(SHORTEST_PAUSE, interval).total_seconds())
+        rest = (interval - SHORTEST_PAUSE).total_seconds()
+        if rest > 0 and not self._wake.is_set():
+            sleeping = asyncio.ensure_future(self._clock.sleep(rest))
+            waking = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+            sleeping.cancel()
+            waking.cancel()
+        self._wake.clear()
+
+    def _refreshed(self) -> Config:
+        news = self._source.refresh()
+        if news is not None and news.error is not None:
+            log.error("configuration not used", error=str(news.error), in_force="the last good one")
+        elif news is not None:
+            log.info("configuration loaded", queues=list(news.config.queues), mended=news.mended)
+        return self._source.current()
+
+    async def _remembered(self) -> Memory:
+        if self._memory is None:
+            self._memory = await self._store.load()
+            self._lost_memory = self._memory is None
+        return self._memory or Memory()
+
+    async def _kept(self, memory: Memory) -> bool:
+        try:
+            await self._store.save(memory)
+        except OSError as error:
+            self._recorder.failing("store", error, self._clock.now())
+            return False
+        self._recorder.failing("store", None, self._clock.now())
+        return True
+
+    async def _keep_outcomes(self) -> None:
+        """What ended after the last plan is worth remembering, without deciding anything."""
+        outcomes = self._executor.take_outcomes()
+        if self._memory is not None and outcomes and self.last is not None:
+            world = replace(self.last.world, outcomes=outcomes)
+            await self._kept(learn(world, self._memory, self._clock.now()).memory)
+
+    def _bootstrap_for(self, config: Config) -> Bootstrap:
+        if self._bootstrap is None or self._bootstrap[0] is not config:
+            self._bootstrap = (config, self._bootstrap_of(config))
+        return self._bootstrap[1]

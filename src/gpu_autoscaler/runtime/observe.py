@@ -1,0 +1,232 @@
+"""Reads both worlds, in an order that makes them comparable: ClearML first, instances after.
+
+Three reads of ClearML and one listing per zone, constant in the number of queues and tasks; the
+rest is asked only while it matters to a decision. Whatever fails or does not answer in time makes
+its own part of the world incomplete, and nothing else.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.effects import Outcome
+from gpu_autoscaler.domain.errors import ApiError, Transient
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import ClearmlView, Entry, Instance, Queue, Task, Worker, ZoneView
+from gpu_autoscaler.policy import questions
+from gpu_autoscaler.runtime.ports import Bootstrap, Clearml, Scaleway
+
+T = TypeVar("T")
+
+READ_DEADLINE = timedelta(seconds=25)
+"""For all reads of one service in a cycle: under the poll interval, retries included."""
+
+PRICES_KEPT = timedelta(hours=24)
+
+_SKEW_IGNORED = timedelta(seconds=2)
+"""The `Date` header counts whole seconds."""
+
+
+class Observer:
+    """Builds the world of each cycle."""
+
+    def __init__(self, clearml: Clearml, scaleway: Scaleway, clock: Clock) -> None:
+        self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
+        self._prices: dict[str, float] = {}
+        self._priced_at: datetime | None = None
+
+    async def observe(
+        self,
+        memory: Memory,
+        config: Config,
+        bootstrap: Bootstrap,
+        outcomes: tuple[Outcome, ...],
+        *,
+        lost_memory: bool,
+    ) -> World:
+        """One look at everything. Never raises for what a service did or did not answer."""
+        clearml = await self._look_at_clearml(memory, config, lost_memory)
+        names = questions.zones(memory, config)
+        stock_matters = questions.availability_zones(memory, config, list(clearml.queues.values()))
+        volumes = questions.volumes_wanted(memory, config, self._clock.now())
+        views = await asyncio.gather(
+            *(
+                self._look_at_zone(name, memory, volumes=volumes, stock=name in stock_matters)
+                for name in names
+            )
+        )
+        return World(
+            clearml=clearml,
+            zones={view.zone: view for view in views},
+            specs={name: bootstrap.spec(name) for name in config.queues},
+            prices=await self._prices_of(config),
+            outcomes=outcomes,
+            lost_memory=lost_memory,
+        )
+
+    async def _look_at_clearml(
+        self, memory: Memory, config: Config, lost_memory: bool
+    ) -> ClearmlView:
+        try:
+            view = await _by_deadline(
+                look_at_clearml(self._clearml, questions.queue_names(memory, config), self._clock)
+            )
+        except ApiError as error:
+            return ClearmlView(complete=False, observed_at=self._clock.now(), error=str(error))
+        since = questions.ended_tasks_since(
+            memory,
+            config,
+            view.workers,
+            view.open_tasks,
+            self._clock.now(),
+            lost_memory=lost_memory,
+        )
+        if since is None:
+            return view
+        skew = self._clearml.skew
+        ids = [queue.id for queue in view.queues.values()]
+        try:
+            ended = await _by_deadline(self._clearml.ended_tasks(ids, since + skew))
+        except ApiError:
+            return view  # not asked for, as far as the policy can tell: it asks again
+        return replace(view, ended_tasks=tuple(_task_in_our_time(task, skew) for task in ended))
+
+    async def _look_at_zone(
+        self, zone: str, memory: Memory, *, volumes: bool, stock: bool
+    ) -> ZoneView:
+        cloud = self._scaleway
+        try:
+            instances = await _by_deadline(cloud.instances(zone))
+            gone = await _by_deadline(self._gone(zone, instances, memory))
+        except ApiError as error:
+            now = self._clock.now()
+            return ZoneView(zone=zone, complete=False, observed_at=now, error=str(error))
+        return ZoneView(
+            zone=zone,
+            complete=True,
+            observed_at=self._clock.now(),
+            instances=tuple(instances),
+            gone=gone,
+            volumes=_tuple(await _or_none(cloud.volumes(zone))) if volumes else None,
+            availability=await _or_none(cloud.availability(zone)) if stock else None,
+        )
+
+    async def _gone(
+        self, zone: str, instances: Sequence[Instance], memory: Memory
+    ) -> frozenset[str]:
+        """Known instances that the listing lacks, and that really are no more."""
+        listed = {instance.id for instance in instances}
+        missing = [
+            server_id
+            for server_id, known in memory.instances.items()
+            if known.last_seen.zone == zone and server_id not in listed
+        ]
+        there = await asyncio.gather(*(self._scaleway.exists(zone, each) for each in missing))
+        return frozenset(each for each, exists in zip(missing, there, strict=True) if not exists)
+
+    async def _prices_of(self, config: Config) -> dict[str, float]:
+        """Prices change rarely: read once a day, and only where a bound needs them."""
+        if config.max_eur_per_hour is None:
+            return {}
+        now = self._clock.now()
+        if self._priced_at is None or now - self._priced_at > PRICES_KEPT:
+            found = [await _or_none(self._scaleway.prices(zone)) for zone in config.zones]
+            for prices in found:
+                self._prices |= prices or {}
+            if all(prices is not None for prices in found):
+                self._priced_at = now
+        return self._prices
+
+
+async def look_at_clearml(clearml: Clearml, names: Sequence[str], clock: Clock) -> ClearmlView:
+    """The three reads of ClearML, in this order: a task on its way shows at least once.
+
+    Raises ApiError when any of them fails.
+    """
+    queues = await clearml.queues(names)
+    workers = await clearml.workers()
+    tasks = await clearml.open_tasks([queue.id for queue in queues.values()])
+    return _view(clearml.skew, queues, workers, tasks, clock)
+
+
+async def last_look(
+    clearml: Clearml, names: Sequence[str], queue_ids: Sequence[str], clock: Clock
+) -> ClearmlView:
+    """The same reads right before a power-off, with tasks before queues (see `policy.guard`).
+
+    Raises ApiError when any of them fails.
+    """
+    tasks = await clearml.open_tasks(queue_ids)
+    queues = await clearml.queues(names)
+    workers = await clearml.workers()
+    return _view(clearml.skew, queues, workers, tasks, clock)
+
+
+def _view(
+    skew: timedelta,
+    queues: Mapping[str, Queue],
+    workers: Sequence[Worker],
+    tasks: Sequence[Task],
+    clock: Clock,
+) -> ClearmlView:
+    return ClearmlView(
+        complete=True,
+        observed_at=clock.now(),
+        queues={name: _queue_in_our_time(queue, skew) for name, queue in queues.items()},
+        workers=tuple(_worker_in_our_time(worker, skew) for worker in workers),
+        open_tasks=tuple(_task_in_our_time(task, skew) for task in tasks),
+    )
+
+
+def _queue_in_our_time(queue: Queue, skew: timedelta) -> Queue:
+    if abs(skew) <= _SKEW_IGNORED:
+        return queue
+    entries = tuple(Entry(e.task_id, e.added_at - skew) for e in queue.entries)
+    return replace(queue, entries=entries)
+
+
+def _worker_in_our_time(worker: Worker, skew: timedelta) -> Worker:
+    if abs(skew) <= _SKEW_IGNORED:
+        return worker
+    return replace(
+        worker,
+        registered_at=worker.registered_at - skew,
+        last_report_at=worker.last_report_at - skew,
+    )
+
+
+def _task_in_our_time(task: Task, skew: timedelta) -> Task:
+    if abs(skew) <= _SKEW_IGNORED:
+        return task
+    return replace(
+        task,
+        status_changed_at=task.status_changed_at - skew,
+        last_update_at=task.last_update_at - skew,
+        started_at=task.started_at - skew if task.started_at else None,
+    )
+
+
+async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:
+    seconds = READ_DEADLINE.total_seconds()
+    try:
+        async with asyncio.timeout(seconds):
+            return await read
+    except TimeoutError as error:
+        raise Transient(f"no full answer within {seconds:.0f} s") from error
+
+
+async def _or_none(read: Coroutine[Any, Any, T]) -> T | None:
+    """What is good to know, but not needed: its failure is its absence."""
+    try:
+        return await _by_deadline(read)
+    except ApiError:
+        return None
+
+
+def _tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(values)

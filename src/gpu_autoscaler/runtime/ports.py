@@ -1,0 +1,101 @@
+"""What the loop needs from outside, declared by the one who needs it.
+
+Adapters fit these shapes without knowing them; the loop never knows an adapter. Every method
+raises a subclass of `domain.errors.ApiError` on failure and nothing else, and ends by its own
+deadline at the latest.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import (
+    Availability,
+    CreateOrder,
+    Instance,
+    Queue,
+    Task,
+    Volume,
+    Worker,
+)
+
+
+class Clearml(Protocol):
+    """The ClearML server."""
+
+    @property
+    def skew(self) -> timedelta:
+        """How far the server's clock is ahead of ours, as far as its replies tell."""
+
+    async def queues(self, names: Collection[str]) -> Mapping[str, Queue]:
+        """Those of the named queues that exist, by name, with their entries oldest first."""
+
+    async def workers(self) -> Sequence[Worker]:
+        """Every worker that ClearML lists, ours and others'."""
+
+    async def open_tasks(self, queue_ids: Collection[str]) -> Sequence[Task]:
+        """Tasks of these queues that are queued or in progress."""
+
+    async def ended_tasks(self, queue_ids: Collection[str], since: datetime) -> Sequence[Task]:
+        """Tasks of these queues that ended (stopped, failed, completed) at `since` or later."""
+
+    async def requeue_to_front(self, task: Task, note: str) -> None:
+        """Put a task back at the head of its queue, whatever its status, with a note on it."""
+
+
+class Scaleway(Protocol):
+    """The cloud, as far as one fleet sees it: only what carries the fleet's tags comes back."""
+
+    async def instances(self, zone: str) -> Sequence[Instance]:
+        """All servers of the fleet in a zone."""
+
+    async def exists(self, zone: str, server_id: str) -> bool:
+        """Whether a server still exists: False only on a 404."""
+
+    async def volumes(self, zone: str) -> Sequence[Volume]:
+        """All block volumes with the fleet's tags in a zone."""
+
+    async def availability(self, zone: str) -> Mapping[str, Availability]:
+        """Stock of every commercial type in a zone."""
+
+    async def prices(self, zone: str) -> Mapping[str, float]:
+        """Euros per hour of every commercial type in a zone, without tax."""
+
+    async def create(self, order: CreateOrder, user_data: bytes) -> None:
+        """Make, tag, fill and power on one instance; on failure nothing of it is left behind."""
+
+    async def start(self, instance: Instance) -> None:
+        """Power on a stopped instance."""
+
+    async def stop(self, instance: Instance) -> None:
+        """Power off: the machine is no longer billed, its volumes are kept."""
+
+    async def delete(self, instance: Instance) -> None:
+        """Remove a stopped instance with its volumes, and see that they are gone."""
+
+    async def delete_volume(self, volume: Volume) -> None:
+        """Remove a free volume of the fleet."""
+
+    async def set_tags(self, instance: Instance, tags: Collection[str]) -> None:
+        """Replace the instance's tags."""
+
+
+class Bootstrap(Protocol):
+    """What turns a bare instance into a worker."""
+
+    def user_data(self, queue: str, instance_name: str) -> bytes:
+        """The cloud-init script for one instance, with its secrets."""
+
+    def spec(self, queue: str) -> str:
+        """Short hash of everything that makes an instance of this queue what it is."""
+
+
+class Store(Protocol):
+    """Where memory survives a restart."""
+
+    async def load(self) -> Memory | None:
+        """The memory of the last cycle, or None when there is none (or none readable)."""
+
+    async def save(self, memory: Memory) -> None:
+        """Keep it; when this returns, a crash cannot lose it."""

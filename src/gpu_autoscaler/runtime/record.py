@@ -1,0 +1,99 @@
+"""Turns decisions into log lines: one per decision that changes something, failures on the edge.
+
+A failure is said when it begins and when it ends, and nothing in between.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import structlog
+
+from gpu_autoscaler.domain.decisions import Plan, World
+from gpu_autoscaler.domain.effects import CreateInstance, Failure, OnInstance, Outcome, Reason
+from gpu_autoscaler.domain.errors import ApiError
+
+log = structlog.get_logger("gpu_autoscaler")
+
+_WORTH_SAYING = frozenset(
+    {
+        Reason.NO_PLACEMENT,
+        Reason.MAX_INSTANCES,
+        Reason.FLEET_MAX_INSTANCES,
+        Reason.FLEET_MAX_EUR,
+        Reason.QUEUE_MISSING,
+        Reason.LOST_WORKER,
+        Reason.OUTAGE,
+        Reason.HANDS_OFF,
+    }
+)
+"""Reasons for doing nothing that an operator wants to hear of when they begin."""
+
+
+class Recorder:
+    """Remembers what has been said, so that only edges are."""
+
+    def __init__(self, *, dry_run: bool = False) -> None:
+        self._dry_run = dry_run
+        self._failing: dict[str, datetime] = {}
+        self._standing: dict[str, Reason] = {}
+
+    def record(self, world: World, plan: Plan, now: datetime) -> None:
+        """Say what this cycle saw fail or mend, and what it decided."""
+        self._edge("clearml", world.clearml.error if not world.clearml.complete else "", now)
+        for zone in world.zones.values():
+            self._edge(f"scaleway {zone.zone}", zone.error if not zone.complete else "", now)
+        for outcome in world.outcomes:
+            self._outcome(outcome)
+        self._decisions(plan)
+        for effect in plan.effects:
+            verb = f"would {effect.verb}" if self._dry_run else effect.verb
+            where: dict[str, str] = {}
+            if isinstance(effect, CreateInstance):
+                where = {"queue": effect.order.queue, "zone": effect.order.placement.zone}
+            elif isinstance(effect, OnInstance):
+                where = {"queue": effect.instance.queue, "zone": effect.instance.zone}
+            subject, reason = effect.subject, effect.reason.value
+            log.info(verb, subject=subject, **where, reason=reason, because=effect.because)
+
+    def failing(self, subject: str, error: ApiError | OSError | None, now: datetime) -> None:
+        """Something beside the two services fails (an error), or works again (None)."""
+        self._edge(subject, str(error) if error is not None else "", now)
+
+    def _edge(self, subject: str, error: str, now: datetime) -> None:
+        since = self._failing.get(subject)
+        if error and since is None:
+            self._failing[subject] = now
+            log.warning("failing", subject=subject, error=error)
+        elif not error and since is not None:
+            del self._failing[subject]
+            log.info(
+                "recovered", subject=subject, after_seconds=round((now - since).total_seconds())
+            )
+
+    def _outcome(self, outcome: Outcome) -> None:
+        effect = outcome.effect
+        about = {"effect": effect.verb, "subject": effect.subject}
+        if outcome.failure is Failure.GUARD:
+            log.info("left undone", **about, because=outcome.message)
+        elif outcome.failure is not None:
+            log.warning("failed", **about, kind=outcome.failure.value, error=outcome.message)
+
+    def _decisions(self, plan: Plan) -> None:
+        standing = {
+            subject: (reason, because)
+            for subject, reason, because in _verdicts(plan)
+            if reason in _WORTH_SAYING
+        }
+        for subject, (reason, because) in standing.items():
+            if self._standing.get(subject) is not reason:
+                log.info("nothing done", subject=subject, reason=reason.value, because=because)
+        self._standing = {subject: reason for subject, (reason, _) in standing.items()}
+
+
+def _verdicts(plan: Plan) -> Iterable[tuple[str, Reason, str]]:
+    for queue in plan.queues:
+        if not queue.launched:
+            yield queue.queue, queue.reason, queue.because
+    for instance in plan.instances:
+        if instance.effect is None:
+            yield instance.name, instance.reason, instance.because

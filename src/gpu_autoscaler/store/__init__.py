@@ -1,0 +1,1 @@
+"""Where memory survives a restart: a local directory."""
