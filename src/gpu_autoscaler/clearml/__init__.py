@@ -1,0 +1,1 @@
+"""The adapter for ClearML: the only room that knows its HTTP API."""
