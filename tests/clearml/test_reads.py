@@ -230,7 +230,6 @@ def test_a_running_task() -> None:
         last_worker="h100-1-a1b2c3:gpu0",
         started=T0,
         status_message="Changed by clearml-agent",
-        status_reason="worker starting task execution",
     )
     server.on("tasks.get_all", answer(tasks=[full]))
     [found] = ask(server, lambda api: api.open_tasks(["q1"]))
@@ -243,7 +242,6 @@ def test_a_running_task() -> None:
         last_update_at=AT_1,
         last_worker="h100-1-a1b2c3:gpu0",
         started_at=AT_0,
-        status_reason="worker starting task execution",
     )
 
 

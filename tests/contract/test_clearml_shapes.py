@@ -4,6 +4,7 @@
 beside the project they are compared with it too, and all replies with the SDK's own schemas.
 """
 
+import base64
 import json
 import re
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from gpu_autoscaler.runtime.clock import LoopClock, RandomIds, run_virtual
 
 EXAMPLES = Path(__file__).parents[2].parent / "shared" / "examples" / "clearml"
 KEYS = (EMULATED_USER.access_key, EMULATED_USER.secret_key)
+NOBODY = "nobody"
 START = datetime(2026, 9, 7, 8, 0, 0, 123456, tzinfo=UTC)
 """Not a whole millisecond: times that went through the server's database lose the rest."""
 
@@ -282,6 +284,55 @@ def test_the_shapes_are_those_of_the_recordings(name: str) -> None:
         pytest.skip("no recordings beside the project")
     recorded = json.loads(path.read_text())["response"]["json"]["data"]
     assert shape(recorded) == SHAPES[name]
+
+
+NEEDS_A_STORY = ("fixed_user", "token", "not_empty", "tasks.enqueue", "timeout")
+"""Refusals whose recordings depend on what went before; the emulator's own tests have them."""
+
+
+def refusals() -> list[Path]:
+    """Recordings of requests that any server refuses."""
+    found = sorted(EXAMPLES.glob("err__*.json"))
+    return [path for path in found if not any(word in path.name for word in NEEDS_A_STORY)]
+
+
+@pytest.mark.skipif(not EXAMPLES.exists(), reason="no recordings beside the project")
+@pytest.mark.parametrize("path", refusals(), ids=lambda path: path.stem)
+def test_refusals_are_worded_as_recorded(path: Path) -> None:
+    recorded = json.loads(path.read_text())
+    request, response = recorded["request"], recorded["response"]
+    keys = (NOBODY, "x") if response["status"] == 401 else KEYS
+    credentials = base64.b64encode(":".join(keys).encode()).decode()
+
+    async def main() -> None:
+        recorder = Recorder()
+        async with recorder.client as client:
+            await recorder.ask("queues.create", name="gpu-small")
+            token = (await recorder.ask("auth.login"))["token"]
+            client.cookies.clear()
+            client.auth = httpx.Auth()
+            headers = {
+                name: value.replace("<token>", token).replace("<credentials>", credentials)
+                for name, value in request["headers"].items()
+            }
+            reply = await client.request(
+                request["method"], request["path"], headers=headers, content=request["body"]
+            )
+            assert reply.status_code == response["status"]
+            if response["json"] is None:
+                assert reply.text == response["text"]
+            else:
+                assert worded(reply.json()) == worded(response["json"])
+
+    run_virtual(main())
+
+
+def worded(reply: dict[str, Any]) -> Any:
+    """A refusal's codes and the first words of its message; the ids after a colon differ."""
+    meta = reply["meta"]
+    codes = [meta[key] for key in ("result_code", "result_subcode", "error_stack", "error_data")]
+    endpoint = {**meta["endpoint"], "requested_version": None}
+    return codes, endpoint, meta["result_msg"].split(":")[0], reply["data"]
 
 
 def test_the_envelope_is_the_recorded_one() -> None:

@@ -114,6 +114,13 @@ class TestEntries:
         with refused(706):
             world.model.enqueue(task, world.queue)
 
+    def test_the_refusal_changes_nothing(self, world: World) -> None:
+        task = world.model.create_task("training", world.queue)
+        world.model.finish(task, "stopped", force=True)
+        with refused(706):
+            world.model.enqueue(task, world.queue)
+        assert world.model.task(task).status == "stopped"
+
     def test_a_popped_and_lost_task_can_be_enqueued_again(self, world: World) -> None:
         task = world.model.create_task("training", world.queue)
         world.model.next_task(AGENTS, world.queue)

@@ -1,6 +1,7 @@
 """Scale up: launch = min(demand - capacity - idle workers of others, max - billed)."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -215,7 +216,7 @@ def test_back_off_doubles_up_to_an_hour() -> None:
         assert verbs(made) == ["create"]
         tries.append(story.now)
         story.done(*made.effects, failure=Failure.OUT_OF_STOCK)
-    gaps = [round((b - a).total_seconds() / 60) for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [round((b - a).total_seconds() / 60) for a, b in pairwise(tries)]
     assert gaps == [6, 10, 20, 40, 60, 60]  # minutes, to the cycle
 
 

@@ -164,7 +164,9 @@ def test_a_queue_that_left_the_configuration_drains() -> None:
     story.run("m2", "t0")
     story.cycle()
     story.config = config(
-        queues={"other": {"name": "other", "placements": [{"type": "L4-1-24G", "zone": "fr-par-2"}]}}
+        queues={
+            "other": {"name": "other", "placements": [{"type": "L4-1-24G", "zone": "fr-par-2"}]}
+        }
     )
     made = story.cycle()
     assert [(e.subject, e.reason) for e in made.effects] == [("m1", Reason.ABOVE_MAX)]

@@ -161,7 +161,9 @@ class Story:
         self.report(done.last_worker)
 
     def world(self) -> World:
-        by_zone: dict[str, list[Instance]] = {z: [] for z in {*self.config.zones, *self.memory.zones}}
+        by_zone: dict[str, list[Instance]] = {
+            z: [] for z in {*self.config.zones, *self.memory.zones}
+        }
         for each in self.instances.values():
             by_zone.setdefault(each.zone, []).append(each)
         return World(
@@ -201,7 +203,7 @@ class Story:
             gone=frozenset(self.gone),
         )
 
-    def cycle(self, after: timedelta = seconds(30), *, reports: bool = True) -> Plan:
+    def cycle(self, after: timedelta = timedelta(seconds=30), *, reports: bool = True) -> Plan:
         """Let time pass, every running registered agent report, and plan."""
         self.now += after
         if reports:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -9,14 +10,16 @@ from gpu_autoscaler.domain.model import Placement, ServerState
 from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_stock import StockMode
 from gpu_autoscaler.runtime.clock import run_virtual
-from tests.policy.worlds import OTHER_ZONE, QUEUE, TYPE, ZONE
+from gpu_autoscaler.runtime.execute import Orders
+from tests.policy.worlds import OTHER_ZONE, QUEUE, TYPE, ZONE, config, minutes
 from tests.runtime.world import World
 
-minutes = lambda number: timedelta(minutes=number)  # noqa: E731
-hours = lambda number: timedelta(hours=number)  # noqa: E731
+
+def hours(number: float) -> timedelta:
+    return timedelta(hours=number)
 
 
-def story(run: Callable[[World], Awaitable[None]], **queue: object) -> World:
+def story(run: Callable[[World], Awaitable[None]], **queue: Any) -> World:
     """Run a story in virtual time."""
 
     async def main() -> World:
@@ -176,14 +179,13 @@ def test_a_task_seen_at_the_last_look_keeps_its_machine() -> None:
         pushed: list[str] = []
         submit = world.executor.submit
 
-        def submit_late(orders: object) -> None:
-            if any(e.verb == "stop" for e in orders.effects):  # type: ignore[attr-defined]
-                if not pushed:
-                    pushed.append(world.task(hours=1))
-                    world.clearml.tasks.timeline.advance()
-                    queue = world.queue_ids[QUEUE]
-                    world.clearml.next_task(world.clearml.user, queue)  # popped, not started
-            submit(orders)  # type: ignore[arg-type]
+        def submit_late(orders: Orders) -> None:
+            if any(effect.verb == "stop" for effect in orders.effects) and not pushed:
+                pushed.append(world.task(hours=1))
+                world.timeline.advance()
+                queue = world.queue_ids[QUEUE]
+                world.clearml.next_task(world.clearml.user, queue)  # popped, not started
+            submit(orders)
 
         world.executor.submit = submit_late  # type: ignore[method-assign]
         await world.until(lambda: bool(pushed))
@@ -277,8 +279,6 @@ def test_calls_per_cycle_do_not_grow_with_queues() -> None:
     for number in (1, 100):
 
         async def run(number: int = number) -> dict[str, int]:
-            from tests.policy.worlds import config  # noqa: PLC0415
-
             queues = {
                 f"queue-{i}": {
                     "name": f"queue-{i}",

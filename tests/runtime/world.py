@@ -91,7 +91,9 @@ class World:
         self.source = FixedConfig(cfg or config(queue))
         self.store = KeptMemory()
         self.bootstrap = PlainBootstrap()
-        self.queue_ids = {name: self.clearml.create_queue(name) for name in self.source.value.queues}
+        self.queue_ids = {
+            name: self.clearml.create_queue(name) for name in self.source.value.queues
+        }
         self.start_daemon()
 
     def start_daemon(self) -> None:
@@ -99,9 +101,7 @@ class World:
         fleet = FleetTags(self.source.value.fleet)
         self.clearml_port = InProcessClearml(self.clearml)
         self.scaleway_port = InProcessScaleway(self.scaleway, fleet, PROJECT)
-        self.executor = LiveExecutor(
-            self.clearml_port, self.scaleway_port, self.clock, lambda: self.loop.wake()
-        )
+        self.executor = LiveExecutor(self.clearml_port, self.scaleway_port, self.clock, self._wake)
         self.loop = Loop(
             self.source,
             Observer(self.clearml_port, self.scaleway_port, self.clock),
@@ -111,6 +111,9 @@ class World:
             self.clock,
             Recorder(),
         )
+
+    def _wake(self) -> None:
+        self.loop.wake()
 
     def _habit(self, server: Server) -> Habit:
         return self.habits.pop(0) if self.habits else Habit()

@@ -14,6 +14,10 @@ from gpu_autoscaler.domain.model import Entry, Queue, Task, TaskStatus, Worker
 
 D = TypeVar("D")
 
+ABORT_OBEYED = "task was stopped by tasks.stop"
+"""Reason that clearml-agent 3.0.3 gives when it obeyed an abort; after SIGTERM it says
+"user abort", although no user did anything (both recorded with the real agent)."""
+
 STOPPING = "stopping"
 """The status message of a running task that somebody aborted and whose agent did not obey yet."""
 
@@ -164,9 +168,18 @@ class TaskItem(Item):
             last_update_at=self.last_update or self.status_changed,
             last_worker=self.last_worker or None,
             started_at=self.started,
-            stop_requested=status is TaskStatus.IN_PROGRESS and self.status_message == STOPPING,
-            status_reason=self.status_reason or "",
+            stop_requested=self._stop_requested,
         )
+
+    @property
+    def _stop_requested(self) -> bool:
+        match self.status:
+            case TaskStatus.IN_PROGRESS:
+                return self.status_message == STOPPING
+            case TaskStatus.STOPPED:
+                return self.status_reason == ABORT_OBEYED
+            case _:
+                return False
 
 
 QUEUE_FIELDS = ("id", "name", "entries", "tags")

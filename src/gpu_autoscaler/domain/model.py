@@ -176,8 +176,7 @@ class Task:
     last_worker: str | None = None
     started_at: datetime | None = None
     stop_requested: bool = False
-    """Somebody pressed abort and the agent has not obeyed yet."""
-    status_reason: str = ""
+    """Somebody pressed abort: the agent has not obeyed yet, or it ended by that."""
 
     @property
     def machine(self) -> str | None:

@@ -245,7 +245,6 @@ def _task(record: TaskRecord) -> Task:
         last_worker=record.last_worker,
         started_at=fields.get("started") if record.status in (QUEUED, IN_PROGRESS) else None,
         stop_requested=record.stop_requested or obeyed,
-        status_reason=fields["status_reason"],
     )
 
 

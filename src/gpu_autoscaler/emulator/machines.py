@@ -106,6 +106,7 @@ class Agent:
         seconds = self._machines.task_seconds if duration is None else duration
         self._runs += 1
         run = self._runs
+        seconds /= self._machines.speed
         self._later(seconds, lambda: self._end("completed") if self._runs == run else None)
 
     def _end(self, status: str) -> None:
@@ -138,11 +139,14 @@ class EmulatedMachines:
         habit: Callable[[Server], Habit] = lambda _: Habit(),
         user: User | None = None,
         task_seconds: float = 3600.0,
+        speed: float = 1.0,
     ) -> None:
         self.timeline, self.clearml = timeline, clearml
         self.user = user or clearml.user
         self.task_seconds = task_seconds
         """Of tasks that do not say how long they take."""
+        self.speed = speed
+        """How much faster than they say tasks run."""
         self.habit = habit
         self.completed = 0
         self.interrupted = 0

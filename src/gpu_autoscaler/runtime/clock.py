@@ -108,3 +108,14 @@ def run_virtual(main: Coroutine[Any, Any, T], speed: float | None = None) -> T:
     """Run a coroutine to its end in virtual time (see `VirtualLoop`)."""
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(speed)) as runner:
         return runner.run(main)
+
+
+class Stopwatch:
+    """Real seconds since it was made, whatever time the event loop believes in."""
+
+    def __init__(self) -> None:
+        self._zero = time.monotonic()
+
+    def seconds(self) -> float:
+        """Since it was made."""
+        return time.monotonic() - self._zero

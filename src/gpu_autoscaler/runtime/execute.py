@@ -59,9 +59,10 @@ class Orders:
     """What one cycle wants done, with what the executor needs to do it."""
 
     effects: Sequence[Effect]
-    bootstrap: Bootstrap
     queue_ids: dict[str, str]
-    """ClearML's ids of the configured queues, by name."""
+    """ClearML's ids of the fleet's queues, by name."""
+    bootstrap: Bootstrap | None = None
+    """Needed for creations alone."""
     stuck: frozenset[str] = frozenset()
     """Popped tasks known to be nobody's (see `policy.guard`)."""
 
@@ -141,7 +142,7 @@ class LiveExecutor:
     async def _do(self, effect: Effect, orders: Orders) -> str:
         """Do it; a returned sentence says why it was left undone."""
         match effect:
-            case CreateInstance(order=order):
+            case CreateInstance(order=order) if orders.bootstrap is not None:
                 user_data = orders.bootstrap.user_data(order.queue, order.name)
                 await self._scaleway.create(order, user_data)
             case StartInstance(instance=instance):

@@ -12,6 +12,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
+from gpu_autoscaler.domain.effects import Failure, Outcome
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
@@ -72,9 +73,13 @@ class Loop:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._memory: Memory | None = None
-        self._lost_memory = False
+        self._lost_memory = True
         self._bootstrap: tuple[Config, Bootstrap] | None = None
         self.last: Cycle | None = None
+
+    def last_finished_at(self) -> datetime | None:
+        """When the last cycle ended; None before the first."""
+        return self.last.finished_at if self.last else None
 
     def wake(self) -> None:
         """Start the next cycle as soon as possible."""
@@ -90,18 +95,54 @@ class Loop:
         """Between two cycles."""
         return self._source.current().poll_interval
 
+    async def prepare(self) -> None:
+        """Load the memory. Raises OSError with a sentence when it is there and may not be used."""
+        self._memory = await self._store.load()
+        self._lost_memory = self._memory is None
+
     async def run(self) -> None:
         """Cycle until `stop`; then let calls in flight end. Instances are left as they are."""
         while not self._stopping.is_set():
+            young = False
+            try:
+                young = (await self.cycle()).world.lost_memory
+            except Exception:  # a defect of ours: the next cycle may be better, health says it
+                log.exception("cycle failed")
+            await self._pause(CONFIRM_AFTER if young else self.interval)
+        await self.finish(FINISH_WITHIN)
+
+    async def settled_cycle(self) -> Cycle:
+        """One cycle whose launches count: without memory, the second of two that agree."""
+        cycle = await self.cycle()
+        if cycle.world.lost_memory:
+            await self._clock.sleep(CONFIRM_AFTER.total_seconds())
             cycle = await self.cycle()
-            await self._pause(CONFIRM_AFTER if cycle.world.lost_memory else self.interval)
-        await self._executor.finish(FINISH_WITHIN)
-        await self._keep_outcomes()
+        return cycle
+
+    async def finish(self, within: timedelta) -> tuple[Outcome, ...]:
+        """Let what is in flight end and remember how; returns what failed."""
+        await self._executor.finish(within)
+        outcomes = self._executor.take_outcomes()
+        if self._memory is not None and outcomes and self.last is not None:
+            world = replace(self.last.world, outcomes=outcomes)
+            await self._kept(learn(world, self._memory, self._clock.now()).memory)
+            self._recorder.ended(outcomes)
+        return tuple(o for o in outcomes if o.failure not in (None, Failure.GUARD))
+
+    async def look(self, memory: Memory | None) -> Cycle:
+        """Observe and decide, from this memory; nothing is kept, said or begun."""
+        config = self._source.current()
+        bootstrap = self._bootstrap_for(config)
+        world = await self._observer.observe(
+            memory or Memory(), config, bootstrap, (), lost_memory=memory is None
+        )
+        now = self._clock.now()
+        return Cycle(now, world, plan(world, memory or Memory(), config, now), config)
 
     async def cycle(self) -> Cycle:
         """One round: observe, decide, act, record."""
         config = self._refreshed()
-        memory = await self._remembered()
+        memory = self._memory or Memory()
         bootstrap = self._bootstrap_for(config)
         outcomes = self._executor.take_outcomes()
         world = await self._observer.observe(
@@ -118,7 +159,7 @@ class Loop:
             self._recorder.record(world, made, now)
             ids = {name: queue.id for name, queue in world.clearml.queues.items()}
             stuck = stuck_tasks(made.memory.popped, now)
-            self._executor.submit(Orders(made.effects, bootstrap, ids, stuck))
+            self._executor.submit(Orders(made.effects, ids, bootstrap, stuck))
         else:
             # what cannot be remembered must not be begun: a crash would double or leak it
             self._executor.put_back(outcomes)
@@ -144,12 +185,6 @@ class Loop:
             log.info("configuration loaded", queues=list(news.config.queues), mended=news.mended)
         return self._source.current()
 
-    async def _remembered(self) -> Memory:
-        if self._memory is None:
-            self._memory = await self._store.load()
-            self._lost_memory = self._memory is None
-        return self._memory or Memory()
-
     async def _kept(self, memory: Memory) -> bool:
         try:
             await self._store.save(memory)
@@ -158,13 +193,6 @@ class Loop:
             return False
         self._recorder.failing("store", None, self._clock.now())
         return True
-
-    async def _keep_outcomes(self) -> None:
-        """What ended after the last plan is worth remembering, without deciding anything."""
-        outcomes = self._executor.take_outcomes()
-        if self._memory is not None and outcomes and self.last is not None:
-            world = replace(self.last.world, outcomes=outcomes)
-            await self._kept(learn(world, self._memory, self._clock.now()).memory)
 
     def _bootstrap_for(self, config: Config) -> Bootstrap:
         if self._bootstrap is None or self._bootstrap[0] is not config:

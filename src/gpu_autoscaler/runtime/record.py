@@ -42,8 +42,7 @@ class Recorder:
         self._edge("clearml", world.clearml.error if not world.clearml.complete else "", now)
         for zone in world.zones.values():
             self._edge(f"scaleway {zone.zone}", zone.error if not zone.complete else "", now)
-        for outcome in world.outcomes:
-            self._outcome(outcome)
+        self.ended(world.outcomes)
         self._decisions(plan)
         for effect in plan.effects:
             verb = f"would {effect.verb}" if self._dry_run else effect.verb
@@ -54,6 +53,11 @@ class Recorder:
                 where = {"queue": effect.instance.queue, "zone": effect.instance.zone}
             subject, reason = effect.subject, effect.reason.value
             log.info(verb, subject=subject, **where, reason=reason, because=effect.because)
+
+    def ended(self, outcomes: Iterable[Outcome]) -> None:
+        """Say which effects failed, or were left undone."""
+        for outcome in outcomes:
+            self._outcome(outcome)
 
     def failing(self, subject: str, error: ApiError | OSError | None, now: datetime) -> None:
         """Something beside the two services fails (an error), or works again (None)."""

@@ -1,0 +1,185 @@
+"""The command line: one function per command, its options and its help; no logic."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gpu_autoscaler.commands import check as checking
+from gpu_autoscaler.commands import demo as showing
+from gpu_autoscaler.commands import down as taking_down
+from gpu_autoscaler.commands import emulate as emulating
+from gpu_autoscaler.commands import plan as planning
+from gpu_autoscaler.commands import render as rendering
+from gpu_autoscaler.commands import run as running
+from gpu_autoscaler.commands.wiring import Setup, load_setup
+from gpu_autoscaler.config.load import ConfigError
+from gpu_autoscaler.runtime.clock import SystemClock
+from gpu_autoscaler.runtime.logs import configure_logs
+
+app = typer.Typer(
+    name="gpu-autoscaler",
+    help="Exactly the Scaleway GPU instances that your ClearML queues need, and not a minute more.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ConfigOption = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", envvar="GPU_AUTOSCALER_CONFIG", help="The configuration, a YAML file."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+DEFAULT_CONFIG = Path("config/queues.yaml")
+
+
+@app.command(epilog="Example: gpu-autoscaler run --config config/queues.yaml --dry-run")
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the real services, change nothing, say what.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="One cycle, then exit with 0 or 1.")] = False,
+    port: Annotated[
+        int, typer.Option(envvar="PORT", help="Where /healthz answers.", min=0, max=65535)
+    ] = 8080,
+) -> None:
+    """The daemon: watch the queues, and create, start, stop and delete instances."""
+    setup = _setup(config)
+    configure_logs(setup.secrets.values())
+    _exit(running.run(setup, SystemClock(), dry_run=dry_run, once=once, port=port))
+
+
+@app.command(epilog="Example: gpu-autoscaler plan --config config/queues.yaml")
+def plan(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """What one cycle would do now, as a table with reasons; changes nothing."""
+    setup = _setup(config)
+    configure_logs(setup.secrets.values())
+    _exit(planning.plan(setup, SystemClock(), out, as_json=as_json))
+
+
+@app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")
+def check(
+    config: ConfigOption = DEFAULT_CONFIG,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also ask both services, with reads alone.")
+    ] = False,
+) -> None:
+    """Every mistake in the configuration, with file, line and key."""
+    setup = _setup(config)
+    out.print(f"{config}: {len(setup.config.queues)} queues, no mistakes.", highlight=False)
+    if online:
+        configure_logs(setup.secrets.values())
+
+        async def probe() -> int:
+            return checking.show(await checking.check_online(setup, SystemClock()), out)
+
+        _exit(probe())
+
+
+@app.command(epilog="Example: gpu-autoscaler render H100-2-80G --config config/queues.yaml")
+def render(
+    queue: Annotated[str, typer.Argument(help="A queue of the configuration.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    unmask: Annotated[
+        bool, typer.Option("--unmask", help="With the secrets. Mind where the output goes.")
+    ] = False,
+) -> None:
+    """The cloud-init script an instance of QUEUE would get, secrets masked."""
+    setup = _setup(config)
+    if queue not in setup.config.queues:
+        known = ", ".join(setup.config.queues)
+        raise typer.BadParameter(f"{config} has no queue {queue!r}; it has {known}")
+    sys.stdout.write(rendering.render(setup, queue, unmask=unmask))
+
+
+@app.command(epilog="Example: gpu-autoscaler down --idle --yes")
+def down(
+    config: ConfigOption = DEFAULT_CONFIG,
+    idle: Annotated[bool, typer.Option("--idle", help="Power off what idles.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove every machine with its volumes, busy ones too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Stop or remove the fleet's machines, after a confirmation that names them."""
+    if idle == everything:
+        raise typer.BadParameter("say either --idle or --all")
+    setup = _setup(config)
+    configure_logs(setup.secrets.values())
+
+    def confirm(question: str) -> bool:
+        out.print(question, highlight=False)
+        return yes or typer.confirm("Go on?")
+
+    _exit(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
+
+
+@app.command(epilog="Example: gpu-autoscaler demo --speed 20000")
+def demo(
+    as_json: JsonOption = False,
+    speed: Annotated[
+        float, typer.Option(help="Simulated seconds per second, at most.", min=1, max=1e9)
+    ] = showing.DEFAULT_SPEED,
+) -> None:
+    """Two simulated days on this machine: both services, the daemon, a sample workload."""
+    configure_logs((), level=logging.CRITICAL)
+    summary = showing.demo(speed, None if as_json else out)
+    if as_json:
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+    raise typer.Exit(0 if showing.succeeded(summary) else 1)
+
+
+@app.command(epilog="Example: gpu-autoscaler emulate both --port 8008 --speed 60")
+def emulate(
+    service: Annotated[emulating.Service, typer.Argument(help="Which one, or both.")],
+    port: Annotated[
+        int,
+        typer.Option(help="0: a free one; `both` takes the next one too.", min=0, max=65534),
+    ] = 0,
+    speed: Annotated[
+        float, typer.Option(help="How much faster machines boot and tasks run.", min=1, max=1e6)
+    ] = 1.0,
+    agents: Annotated[
+        bool, typer.Option("--agents", help="Booted machines run the real clearml-agent here.")
+    ] = False,
+) -> None:
+    """An emulated ClearML or Scaleway over HTTP, to try things out against."""
+    configure_logs(())
+    _exit(emulating.emulate(service, port, speed, out, agents=agents))
+
+
+def main() -> None:
+    """Entry point: errors of ours are sentences, never tracebacks."""
+    app()
+
+
+def _setup(path: Path) -> Setup:
+    try:
+        return load_setup(path, os.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            err.print(f"[red]error:[/] {problem}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _exit(command: Coroutine[Any, Any, int]) -> None:
+    try:
+        code = asyncio.run(command)
+    except OSError as error:
+        err.print(f"[red]error:[/] {error.strerror or error}", highlight=False, soft_wrap=True)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    raise typer.Exit(code)

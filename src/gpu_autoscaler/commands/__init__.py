@@ -1,0 +1,1 @@
+"""What each command does; `cli` only names them and reads their options."""

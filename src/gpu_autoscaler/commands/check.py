@@ -1,0 +1,107 @@
+"""`check`: is the configuration right, and, online, does everything it names exist."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rich.console import Console
+
+from gpu_autoscaler.commands.wiring import Services, Setup, open_services
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.errors import ApiError
+from gpu_autoscaler.domain.model import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was tried."""
+
+    what: str
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether it is as it should be."""
+        return not self.error
+
+
+async def check_online(setup: Setup, clock: Clock) -> list[Finding]:
+    """Try, with reads alone, everything the daemon will need."""
+    async with open_services(setup.config, setup.secrets, clock) as services:
+        probes = _Probes(setup.config, services).all()
+        return list(await asyncio.gather(*(_try(what, probe) for what, probe in probes)))
+
+
+def show(findings: list[Finding], console: Console) -> int:
+    """Print what was found; the exit code."""
+    for finding in findings:
+        mark = "[green]ok[/]  " if finding.good else "[red]bad[/] "
+        detail = f": {finding.error}" if finding.error else ""
+        console.print(f"{mark} {finding.what}{detail}", highlight=False, soft_wrap=True)
+    return 0 if all(finding.good for finding in findings) else 1
+
+
+Probe = Callable[[], Awaitable[str]]
+"""Returns what is wrong, or an empty text; may raise ApiError."""
+
+
+class _Probes:
+    """The questions, one method each."""
+
+    def __init__(self, config: Config, services: Services) -> None:
+        self._config = config
+        self._clearml, self._scaleway = services.clearml, services.scaleway
+
+    def all(self) -> list[tuple[str, Probe]]:
+        """Every question with its name."""
+        config = self._config
+        probes: list[tuple[str, Probe]] = [
+            (f"ClearML login at {config.clearml.api_host}", self._login)
+        ]
+        for zone in config.zones:
+            probes.append((f"Scaleway servers in {zone}", partial(self._servers, zone)))
+            probes.append((f"Scaleway volumes in {zone}", partial(self._volumes, zone)))
+        for each in config.queues.values():
+            probes.append((f"queue {each.name}", partial(self._queue, each.name)))
+            for where in each.placements:
+                probes.append((f"{each.name}: {where}", partial(self._placement, where)))
+                what = f"{each.name}: image {each.image} for {where}"
+                probes.append((what, partial(self._image, each.image, where)))
+        return probes
+
+    async def _login(self) -> str:
+        await self._clearml.current_user()
+        return ""
+
+    async def _queue(self, name: str) -> str:
+        found = await self._clearml.queues([name])
+        return "" if name in found else "ClearML has no queue of this name; create it, or rename"
+
+    async def _servers(self, zone: str) -> str:
+        await self._scaleway.instances(zone)
+        return ""
+
+    async def _volumes(self, zone: str) -> str:
+        await self._scaleway.volumes(zone)
+        return ""
+
+    async def _placement(self, where: Placement) -> str:
+        types = await self._scaleway.types(where.zone)
+        if where.commercial_type in types:
+            return ""
+        family = where.commercial_type.split("-")[0]
+        near = sorted(name for name in types if name.startswith(family))
+        return f"not offered there; {where.zone} has {', '.join(near) or 'nothing like it'}"
+
+    async def _image(self, label: str, where: Placement) -> str:
+        await self._scaleway.image_fits(label, where)
+        return ""
+
+
+async def _try(what: str, probe: Probe) -> Finding:
+    try:
+        return Finding(what, await probe())
+    except ApiError as error:
+        return Finding(what, str(error) or type(error).__name__)

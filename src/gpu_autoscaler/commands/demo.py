@@ -1,0 +1,263 @@
+"""`demo`: both emulated services, the daemon, and two working days, on this machine alone.
+
+What runs is what ships: the same adapters speak the same HTTP to the emulators (inside this
+process), the same loop decides. Only time is virtual: it moves when nothing else can, so no
+figure depends on how fast this machine is.
+"""
+
+import asyncio
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from gpu_autoscaler.commands.demo_view import View
+from gpu_autoscaler.commands.emulate import EMULATED_KEY
+from gpu_autoscaler.commands.wiring import build_loop, open_services
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.secrets import Secrets
+from gpu_autoscaler.config.watch import Reload
+from gpu_autoscaler.domain.model import Availability
+from gpu_autoscaler.emulator import sample
+from gpu_autoscaler.emulator.clearml_http import clearml_app
+from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
+from gpu_autoscaler.emulator.faults import Calls, Faults
+from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
+from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
+from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
+from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
+from gpu_autoscaler.emulator.timeline import Timeline
+from gpu_autoscaler.runtime.clock import LoopClock, RandomIds, Stopwatch, run_virtual
+from gpu_autoscaler.runtime.loop import Loop
+from gpu_autoscaler.store.directory import DirectoryStore
+
+DEFAULT_SPEED = 5000.0
+"""Two days in about 40 s: slow enough to follow."""
+GIVE_UP_AFTER = timedelta(hours=96)
+DOWN_SECONDS = 20.0
+"""How long the daemon is gone at its restart."""
+
+
+class _Fixed:
+    """A configuration that does not change."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def current(self) -> Config:
+        return self._config
+
+    def refresh(self) -> Reload | None:
+        return None
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What only somebody who watches all along can tell."""
+
+    peak_busy: dict[str, int]
+
+    def look(self, loop: Loop) -> None:
+        for queue in loop.last.plan.queues if loop.last else ():
+            self.peak_busy[queue.queue] = max(self.peak_busy.get(queue.queue, 0), queue.busy)
+
+
+def demo(speed: float, console: Console | None) -> dict[str, Any]:
+    """Run it to its end; with a console, show it. Returns the summary."""
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-") as directory:
+        summary = run_virtual(_demo(Path(directory), console), speed)
+    summary["wall_s"] = round(watch.seconds(), 1)
+    if console is not None:
+        View.close(console, summary)
+    return summary
+
+
+def succeeded(summary: dict[str, Any]) -> bool:
+    """Whether it went as it must."""
+    bad = ("tasks_failed", "tasks_interrupted", "instances_left", "volumes_left")
+    return summary["tasks_completed"] == len(sample.SUBMISSIONS) and not any(
+        summary[key] for key in bad
+    )
+
+
+async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
+    clock = LoopClock()
+    timeline = Timeline(clock)
+    clearml = ClearmlModel(timeline, RandomIds())
+    boots: list[str] = []
+
+    def habit(server: Server) -> Habit:
+        boots.append(server.name)
+        fails = len(boots) == sample.FAILING_BOOT
+        return Habit(boot_seconds=120.0 + 15.0 * (len(boots) % 7), registers=not fails)
+
+    machines = EmulatedMachines(timeline, clearml, habit=habit)
+    scaleway = ScalewayModel(timeline, RandomIds(), machines=machines)
+    config = Config.model_validate(
+        sample.sample_config(str(directory), "http://clearml.demo", "http://scaleway.demo", PROJECT)
+    )
+    queue_ids = {name: clearml.create_queue(name) for name in config.queues}
+    start = clock.now()
+    tally = _Tally({})
+    view = View(console, config, clock, start) if console is not None else None
+    people = asyncio.create_task(_people(clearml, scaleway, queue_ids, clock))
+    daemon = _Daemon(config, clearml, scaleway, clock, directory)
+    tasks: list[str] = []
+    await daemon.start()
+    restarted = False
+    with view or _Nobody():
+        while True:
+            tally.look(daemon.loop)
+            if view is not None:
+                view.show(daemon.loop, scaleway.bill().eur)
+            hours = (clock.now() - start) / timedelta(hours=1)
+            if hours >= sample.RESTART_AT_HOURS and not restarted:
+                restarted = True
+                await daemon.kill()
+                if view is not None:
+                    view.say("the daemon is killed, and started again")
+                await clock.sleep(DOWN_SECONDS)
+                await daemon.start()
+            if hours >= sample.LASTS / timedelta(hours=1) and people.done():
+                tasks = people.result()
+                ended = all(clearml.task(t).status not in ("queued", "in_progress") for t in tasks)
+                left = scaleway.bill()
+                if (ended and not left.servers_left and not left.volumes_left) or (
+                    clock.now() - start > GIVE_UP_AFTER
+                ):
+                    break
+            await clock.sleep(config.poll_interval.total_seconds())
+        await daemon.end()
+    return _summary(clearml, scaleway, machines, tally, tasks, (clock.now() - start))
+
+
+class _Daemon:
+    """The daemon as a process that can be killed: everything but its directory is lost."""
+
+    def __init__(
+        self,
+        config: Config,
+        clearml: ClearmlModel,
+        scaleway: ScalewayModel,
+        clock: LoopClock,
+        directory: Path,
+    ) -> None:
+        self._config, self._clock, self._directory = config, clock, directory
+        calls = Calls()
+        self._clearml = clearml_app(clearml, Faults(), calls)
+        self._scaleway = scaleway_app(scaleway, Faults(), calls, {EMULATED_KEY: FULL_ACCESS})
+        self._task: asyncio.Task[None] | None = None
+        self._begun = asyncio.Event()
+        self.loop: Loop
+
+    async def start(self) -> None:
+        """Begin; returns when the first cycle is due."""
+        self._begun.clear()
+        self._task = asyncio.create_task(self._run())
+        await self._begun.wait()
+
+    async def kill(self) -> None:
+        """As SIGKILL would: nothing is finished, nothing is said."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def end(self) -> None:
+        """As SIGTERM does."""
+        self.loop.stop()
+        if self._task is not None:
+            await self._task
+
+    async def _run(self) -> None:
+        user = EMULATED_USER
+        pair = (user.access_key, user.secret_key)
+        secrets = Secrets(*pair, "", EMULATED_KEY, None, *pair, None, None, None, None)
+        with DirectoryStore(self._directory) as store:
+            async with open_services(
+                self._config,
+                secrets,
+                self._clock,
+                clearml_transport=httpx.ASGITransport(self._clearml),
+                scaleway_transport=httpx.ASGITransport(self._scaleway),
+            ) as services:
+                source = _Fixed(self._config)
+                self.loop = build_loop(source, secrets, services, store, self._clock)
+                await self.loop.prepare()
+                self._begun.set()
+                await self.loop.run()
+
+
+async def _people(
+    clearml: ClearmlModel, scaleway: ScalewayModel, queue_ids: dict[str, str], clock: LoopClock
+) -> list[str]:
+    """Submit the sample's tasks at their times, and let the shelf be empty for a while."""
+    start = clock.now()
+    lack = sample.SHORTAGE
+    events: list[tuple[float, Any]] = [(each.at_hours, each) for each in sample.SUBMISSIONS]
+    events += [
+        (lack.from_hours, Availability.SHORTAGE),
+        (lack.to_hours, Availability.AVAILABLE),
+    ]
+    tasks = []
+    for at_hours, event in sorted(events, key=lambda each: each[0]):
+        wait = start + timedelta(hours=at_hours) - clock.now()
+        await clock.sleep(max(0.0, wait.total_seconds()))
+        if isinstance(event, sample.Submission):
+            queue = queue_ids[event.queue]
+            tasks.append(clearml.create_task(event.name, queue, event.hours * 3600))
+        else:
+            scaleway.set_stock(lack.placement, event)
+    return tasks
+
+
+class _Nobody:
+    """Stands in for the view when nobody looks."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _summary(
+    clearml: ClearmlModel,
+    scaleway: ScalewayModel,
+    machines: EmulatedMachines,
+    tally: _Tally,
+    tasks: Sequence[str],
+    lasted: timedelta,
+) -> dict[str, Any]:
+    records = [clearml.task(task_id) for task_id in tasks]
+    waits = sorted(
+        (r.fields["started"] - r.fields["created"]).total_seconds()
+        for r in records
+        if "started" in r.fields
+    )
+    hours = lasted / timedelta(hours=1)
+    prices = {kind: t.eur_per_hour for kind, t in scaleway.catalog.types.items()}
+    always_on = sum(prices[queue] * peak * hours for queue, peak in tally.peak_busy.items())
+    bill = scaleway.bill()
+    return {
+        "tasks_completed": sum(r.status == "completed" for r in records),
+        "tasks_failed": sum(r.status in ("failed", "stopped") for r in records),
+        "tasks_interrupted": machines.interrupted,
+        "instances_created": bill.servers_created,
+        "instances_left": bill.servers_left,
+        "volumes_left": bill.volumes_left,
+        "mean_wait_s": round(sum(waits) / len(waits), 1) if waits else 0.0,
+        "p95_wait_s": round(waits[math.ceil(0.95 * len(waits)) - 1], 1) if waits else 0.0,
+        "cost_eur": round(bill.eur, 2),
+        "always_on_cost_eur": round(always_on, 2),
+        "saving_percent": round(100 * (1 - bill.eur / always_on), 1) if always_on else 0.0,
+        "simulated_hours": round(hours, 1),
+        "tasks": len(records),
+        "peak_busy": dict(tally.peak_busy),
+    }

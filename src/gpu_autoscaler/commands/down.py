@@ -1,0 +1,164 @@
+"""`down`: power off the idle machines, or remove the whole fleet."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from gpu_autoscaler.commands.run import complete
+from gpu_autoscaler.commands.wiring import Services, Setup, build_loop, open_services
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.decisions import InstanceDecision
+from gpu_autoscaler.domain.effects import Failure, Guard, Reason, StopInstance
+from gpu_autoscaler.domain.errors import ApiError, Transient
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import Memory, PowerOff
+from gpu_autoscaler.domain.model import Instance, ServerState
+from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
+from gpu_autoscaler.runtime.loop import Cycle
+from gpu_autoscaler.store.directory import DirectoryStore
+
+POLL_SECONDS = 5.0
+OFF_WITHIN_SECONDS = 300.0
+"""A power-off took 45 s when recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    decision: InstanceDecision
+    instance: Instance
+
+    @property
+    def busy(self) -> bool:
+        return self.decision.state in (S.RUNNING_TASK, S.LOST)
+
+
+async def down(
+    setup: Setup,
+    clock: Clock,
+    console: Console,
+    *,
+    everything: bool,
+    confirm: Callable[[str], bool],
+) -> int:
+    """Returns the exit code. Raises OSError when a daemon on this machine holds the state."""
+    with DirectoryStore(Path(setup.config.state_dir)) as store:
+        async with open_services(setup.config, setup.secrets, clock) as services:
+            before = await store.load()
+            loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
+            cycle = await loop.look(before)
+            if not complete(cycle):
+                console.print("[red]Nothing done:[/] not everything answered; try again.")
+                return 1
+            machines = _machines(cycle, everything=everything)
+            if not machines:
+                console.print("Nothing to take down.")
+                return 0
+            if not confirm(_question(machines, everything=everything)):
+                console.print("Nothing done.")
+                return 1
+            await store.save(_remembering(before, cycle, machines, clock))
+            if everything:
+                return await _remove(services, clock, console, machines)
+            return await _power_off_idle(services, clock, console, machines, cycle)
+
+
+def _machines(cycle: Cycle, *, everything: bool) -> list[_Machine]:
+    listed = {i.name: i for zone in cycle.world.zones.values() for i in zone.instances}
+    return [
+        _Machine(decision, listed[decision.name])
+        for decision in cycle.plan.instances
+        if decision.name in listed
+        and decision.reason is not Reason.HANDS_OFF
+        and (everything or decision.state is S.IDLE)
+    ]
+
+
+def _question(machines: Sequence[_Machine], *, everything: bool) -> str:
+    verb = "Remove, with their volumes" if everything else "Power off"
+    lines = [f"{verb}:"]
+    for machine in machines:
+        state = machine.decision.state.value.replace("_", " ")
+        lines.append(f"  {machine.decision.name} ({state}): {machine.decision.because}")
+    if busy := [m.decision.name for m in machines if m.busy]:
+        lines.append(f"Tasks on {', '.join(busy)} will be stopped and not run again.")
+    return "\n".join(lines)
+
+
+def _remembering(
+    before: Memory | None, cycle: Cycle, machines: Sequence[_Machine], clock: Clock
+) -> Memory:
+    """What we are about to stop, so that a daemon started later rescues what an idle one caught."""
+    offs = {
+        m.instance.name: PowerOff(m.instance.queue, clock.now()) for m in machines if not m.busy
+    }
+    base = before or cycle.plan.memory
+    pending = before.pending if before else {}
+    return replace(base, pending=pending, power_offs={**base.power_offs, **offs})
+
+
+async def _power_off_idle(
+    services: Services, clock: Clock, console: Console, machines: Sequence[_Machine], cycle: Cycle
+) -> int:
+    executor = LiveExecutor(services.clearml, services.scaleway, clock, lambda: None)
+    known = cycle.plan.memory.instances
+    effects = [
+        StopInstance(
+            instance=m.instance,
+            guard=Guard.IDLE,
+            booted_at=known[m.instance.id].booted_at,
+            reason=Reason.OPERATOR,
+            because="down --idle",
+        )
+        for m in machines
+    ]
+    ids = {name: queue.id for name, queue in cycle.world.clearml.queues.items()}
+    executor.submit(Orders(effects, ids))
+    await executor.finish(timedelta(seconds=OFF_WITHIN_SECONDS))
+    failed = False
+    for outcome in executor.take_outcomes():
+        name = outcome.effect.subject
+        if outcome.failure is None:
+            console.print(f"{name}: powered off")
+        else:
+            console.print(f"{name}: left on: {outcome.message}")
+            failed |= outcome.failure is not Failure.GUARD
+    return 1 if failed else 0
+
+
+async def _remove(
+    services: Services, clock: Clock, console: Console, machines: Sequence[_Machine]
+) -> int:
+    failed = False
+    for machine in machines:
+        name = machine.instance.name
+        try:
+            instance = await _off(services, clock, machine.instance)
+            if instance is not None:
+                await services.scaleway.delete(instance)
+            console.print(f"{name}: removed, with its volumes")
+        except ApiError as error:
+            failed = True
+            console.print(f"[red]{name}: not removed:[/] {error}", highlight=False)
+    return 1 if failed else 0
+
+
+async def _off(services: Services, clock: Clock, instance: Instance) -> Instance | None:
+    """Power it off and wait until it is; None when it is gone.
+
+    Off before it is deleted: a shutdown lets the agent tell ClearML, a deletion does not.
+    """
+    waited, asked = 0.0, False
+    while waited <= OFF_WITHIN_SECONDS:
+        found = {i.id: i for i in await services.scaleway.instances(instance.zone)}
+        now = found.get(instance.id)
+        if now is None or now.state is ServerState.STOPPED:
+            return now
+        if not asked and now.state in (ServerState.RUNNING, ServerState.STOPPED_IN_PLACE):
+            await services.scaleway.stop(now)
+            asked = True
+        await clock.sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+    raise Transient(f"{instance.name} is not off after {OFF_WITHIN_SECONDS:.0f} s")

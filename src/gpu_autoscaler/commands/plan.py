@@ -1,0 +1,95 @@
+"""`plan`: what one cycle would do now, as a table, with reasons; changes nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gpu_autoscaler.commands.run import complete
+from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.runtime.loop import CONFIRM_AFTER, Cycle
+from gpu_autoscaler.store.directory import ReadOnlyStore
+
+
+async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -> int:
+    """Observe, decide, and print. 1 when something did not answer."""
+    async with open_services(setup.config, setup.secrets, clock) as services:
+        store = ReadOnlyStore(Path(setup.config.state_dir))
+        loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
+        memory = await store.load()
+        cycle = await loop.look(memory)
+        if memory is None:
+            # as the daemon would: without memory, a second observation has to agree
+            await clock.sleep(CONFIRM_AFTER.total_seconds())
+            cycle = await loop.look(cycle.plan.memory)
+    if as_json:
+        console.print_json(json.dumps(as_dict(cycle)))
+    else:
+        _print(cycle, console)
+    return 0 if complete(cycle) else 1
+
+
+def as_dict(cycle: Cycle) -> dict[str, Any]:
+    """The plan in plain values."""
+    return {
+        "complete": complete(cycle),
+        "errors": _errors(cycle),
+        "effects": [
+            {"do": e.verb, "subject": e.subject, "reason": e.reason.value, "because": e.because}
+            for e in cycle.plan.effects
+        ],
+        "queues": [
+            {
+                "queue": q.queue,
+                "waiting": q.demand,
+                "busy": q.busy,
+                "capacity": q.capacity,
+                "billed": q.billed,
+                "launch": q.launched,
+                "reason": q.reason.value,
+                "because": q.because,
+            }
+            for q in cycle.plan.queues
+        ],
+        "instances": [
+            {
+                "name": i.name,
+                "queue": i.queue,
+                "state": i.state.value,
+                "since": i.state_since.isoformat(timespec="seconds"),
+                "reason": i.reason.value,
+                "because": i.because,
+            }
+            for i in cycle.plan.instances
+        ],
+    }
+
+
+def _errors(cycle: Cycle) -> dict[str, str]:
+    found = {"clearml": cycle.world.clearml.error}
+    found |= {f"scaleway {zone.zone}": zone.error for zone in cycle.world.zones.values()}
+    return {subject: error for subject, error in found.items() if error}
+
+
+def _print(cycle: Cycle, console: Console) -> None:
+    for subject, error in _errors(cycle).items():
+        console.print(f"[red]{subject} gave no full answer:[/] {error}", highlight=False)
+    queues = Table("Queue", "Waiting", "Busy", "Idle or booting", "Billed", "Why", title="Queues")
+    for q in cycle.plan.queues:
+        queues.add_row(
+            q.queue, str(q.demand), str(q.busy), str(q.capacity), str(q.billed), q.because
+        )
+    console.print(queues)
+    if cycle.plan.instances:
+        table = Table("Instance", "Queue", "State", "Why", title="Instances")
+        for i in cycle.plan.instances:
+            table.add_row(i.name, i.queue, i.state.value.replace("_", " "), i.because)
+        console.print(table)
+    if not cycle.plan.effects:
+        console.print("Nothing to do.")
+    for effect in cycle.plan.effects:
+        verb = effect.verb.replace("_", " ")
+        console.print(f"[bold]would {verb}[/] {effect.subject}: {effect.because}", highlight=False)

@@ -1,0 +1,131 @@
+"""Puts the parts together: the only place that knows both the loop and the adapters."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from gpu_autoscaler.bootstrap.render import Bootstrap
+from gpu_autoscaler.clearml.api import ClearmlApi, Credentials
+from gpu_autoscaler.config.load import load_config
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.problems import ConfigError, Problem
+from gpu_autoscaler.config.secrets import Secrets, load_secrets
+from gpu_autoscaler.config.watch import ConfigWatcher
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.model import FleetTags
+from gpu_autoscaler.runtime.execute import DryExecutor, Executor, LiveExecutor
+from gpu_autoscaler.runtime.loop import ConfigSource, Loop
+from gpu_autoscaler.runtime.observe import Observer
+from gpu_autoscaler.runtime.ports import Store
+from gpu_autoscaler.runtime.record import Recorder
+from gpu_autoscaler.scaleway.api import ScalewayApi
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A checked configuration with its secrets."""
+
+    watcher: ConfigWatcher
+    secrets: Secrets
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.watcher.current()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The two services, reached."""
+
+    clearml: ClearmlApi
+    scaleway: ScalewayApi
+
+
+def load_setup(path: Path, env: Mapping[str, str]) -> Setup:
+    """Read configuration and secrets. Raises ConfigError with everything that is wrong in both."""
+    problems: list[Problem] = []
+    config = secrets = None
+    try:
+        config = load_config(path, env)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        secrets = load_secrets(env)
+    except ConfigError as error:
+        problems += error.problems
+    if config is not None and secrets is not None:
+        try:
+            Bootstrap(config, secrets)
+        except ValueError as error:
+            problems.append(Problem(str(path), None, "queues", str(error)))
+    if problems or secrets is None:
+        raise ConfigError(problems)
+    return Setup(ConfigWatcher(path, env), secrets)
+
+
+@asynccontextmanager
+async def open_services(
+    config: Config,
+    secrets: Secrets,
+    clock: Clock,
+    *,
+    clearml_transport: httpx.AsyncBaseTransport | None = None,
+    scaleway_transport: httpx.AsyncBaseTransport | None = None,
+) -> AsyncIterator[Services]:
+    """Clients of both services; the transports stand in for the network where there is none."""
+    async with AsyncExitStack() as stack:
+        clearml = await stack.enter_async_context(
+            ClearmlApi(
+                config.clearml.api_host,
+                Credentials(secrets.clearml_access_key, secrets.clearml_secret_key),
+                clock,
+                transport=clearml_transport,
+            )
+        )
+        scaleway = await stack.enter_async_context(
+            ScalewayApi(
+                secrets.scaleway_secret_key,
+                config.scaleway.project_id,
+                FleetTags(config.fleet),
+                clock,
+                api_url=config.scaleway.api_url,
+                transport=scaleway_transport,
+            )
+        )
+        yield Services(clearml, scaleway)
+
+
+def build_loop(
+    source: ConfigSource,
+    secrets: Secrets,
+    services: Services,
+    store: Store,
+    clock: Clock,
+    *,
+    dry_run: bool = False,
+) -> Loop:
+    """A loop over these services; dry, it differs in its executor alone."""
+    loop: Loop | None = None
+
+    def wake() -> None:
+        if loop is not None:
+            loop.wake()
+
+    executor: Executor = DryExecutor()
+    if not dry_run:
+        executor = LiveExecutor(services.clearml, services.scaleway, clock, wake)
+    bootstrap_of: Callable[[Config], Bootstrap] = lambda config: Bootstrap(config, secrets)  # noqa: E731
+    loop = Loop(
+        source,
+        Observer(services.clearml, services.scaleway, clock),
+        executor,
+        store,
+        bootstrap_of,
+        clock,
+        Recorder(dry_run=dry_run),
+    )
+    return loop

@@ -1,0 +1,266 @@
+"""The configuration as the rest of the house sees it: complete, checked, frozen.
+
+A value may be given as it stands in YAML (`"30m"`, `"200GB"`) or as what it becomes (a timedelta,
+a number of bytes).
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from gpu_autoscaler.config.fields import (
+    Count,
+    Duration,
+    Iops,
+    Line,
+    Name,
+    QueueName,
+    Size,
+    Url,
+    Uuid,
+    Variables,
+    looks_secret,
+    matching,
+)
+from gpu_autoscaler.config.units import format_duration, format_size
+from gpu_autoscaler.domain.model import Placement
+
+CROSS_FIELD = "cross_field"
+"""Type of an error about two keys that contradict each other."""
+
+MIN_VOLUME_BYTES = 20 * 10**9
+"""Size of the GPU images' own snapshot: a smaller root volume is refused by Scaleway."""
+
+MAX_VOLUME_BYTES = 10 * 10**12
+"""Largest block volume: a larger number is a slip that would cost money or never boot."""
+
+MIN_POLL_INTERVAL = timedelta(seconds=1)
+MAX_POLL_INTERVAL = timedelta(minutes=10)
+"""Rarer than this, and the daemon would miss what it has to react to."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
+    )
+
+
+class PlacementConfig(_Settings):
+    """A placement as YAML spells it; becomes a `domain.model.Placement`."""
+
+    type: Annotated[str, matching(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", "a type looks like H100-1-80G")]
+    zone: Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_domain(cls, value: object) -> object:
+        if isinstance(value, Placement):
+            return {"type": value.commercial_type, "zone": value.zone}
+        return value
+
+
+class _AsPlacement:
+    """Annotation: validate like PlacementConfig (its errors name the key), hold a Placement."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def convert(checked: PlacementConfig) -> Placement:
+            return Placement(commercial_type=checked.type, zone=checked.zone)
+
+        schema = handler.generate_schema(PlacementConfig)
+        return core_schema.no_info_after_validator_function(convert, schema)
+
+
+class VolumeConfig(_Settings):
+    """The block volume that an instance boots from."""
+
+    size: Size = 200 * 10**9
+    """Bytes."""
+    iops: Iops = 5000
+
+    @field_validator("size")
+    @classmethod
+    def _within_bounds(cls, size: int) -> int:
+        if not MIN_VOLUME_BYTES <= size <= MAX_VOLUME_BYTES:
+            bounds = f"{format_size(MIN_VOLUME_BYTES)} to {format_size(MAX_VOLUME_BYTES)}"
+            raise ValueError(f"a root volume has {bounds} (125GB or more for GPU images)")
+        return size
+
+
+class AgentConfig(_Settings):
+    """How the clearml-agent on an instance is installed and run."""
+
+    version: Annotated[
+        str, matching(r"\d+(\.\d+){1,3}((a|b|rc)\d+)?", "a version looks like 3.0.3")
+    ] = "3.0.3"
+    """Of clearml-agent, pinned: agents of one queue never differ by the day they booted."""
+    polling_interval: Duration = timedelta(seconds=5)
+    """How often an idle agent asks ClearML for a task."""
+    docker: bool = True
+    """Each task runs in a container; otherwise in a virtual environment on the machine."""
+    docker_image: Annotated[str, matching(r"\S+", "expected an image without spaces")] | None = None
+    """For tasks that name none."""
+    docker_arguments: Line | None = Field(default=None, repr=False)
+    packages: tuple[
+        Annotated[str, matching(r"[a-z0-9][a-z0-9+.-]+(=[^\s'\"$`;&|]+)?", "not a package name")],
+        ...,
+    ] = ()
+    """Installed with apt."""
+    environment: Variables = Field(default={}, repr=False)
+    """Variables of the agent; not in repr(), as values may be secrets."""
+    extra_clearml_conf: str = Field(default="", repr=False)
+    """HOCON, appended to the instance's clearml.conf."""
+    extra_script: str = Field(default="", repr=False)
+    """Shell, run as root before the agent starts."""
+
+    @property
+    def secret_values(self) -> tuple[str, ...]:
+        """Values of variables whose name says they are secret, to be masked where text is shown."""
+        return tuple(v for k, v in self.environment.items() if v and looks_secret(k))
+
+
+class QueueConfig(_Settings):
+    """One queue with the defaults merged in."""
+
+    name: QueueName
+    placements: tuple[Annotated[Placement, _AsPlacement()], ...] = Field(min_length=1)
+    """Where its instances may be created, best first."""
+    min_instances: Count = 0
+    max_instances: Count = 2
+    """Bounds billed instances; 0 drains the queue: what runs finishes, nothing is launched."""
+    idle_timeout: Duration = timedelta(minutes=30)
+    idle_timeout_after_success: Duration | None = None
+    """Instead of `idle_timeout` when the last task completed; None: no difference."""
+    stale_timeout: Duration = timedelta(minutes=10)
+    """How long a boot may take until its worker registers."""
+    lost_timeout: Duration = timedelta(minutes=10)
+    """How long an idle worker may be silent before its instance is powered off."""
+    stopped_retention: Duration = timedelta(hours=24)
+    idle_action: Literal["stop", "delete"] = "stop"
+    volume: VolumeConfig = VolumeConfig()
+    scratch: Size = 0
+    """Bytes of fast local storage, emptied at every stop; 0 for none."""
+    image: Annotated[
+        str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a label looks like ubuntu_jammy_gpu_os_12")
+    ] = "ubuntu_jammy_gpu_os_12"
+    agent: AgentConfig = AgentConfig()
+
+    @field_validator("placements")
+    @classmethod
+    def _distinct(cls, placements: tuple[Placement, ...]) -> tuple[Placement, ...]:
+        for index, placement in enumerate(placements):
+            if placement in placements[:index]:
+                raise ValueError(f"{placement} is listed twice")
+        return placements
+
+    @field_validator("max_instances")
+    @classmethod
+    def _not_below_min(cls, maximum: int, info: ValidationInfo) -> int:
+        minimum = info.data.get("min_instances", 0)
+        if maximum < minimum:
+            raise PydanticCustomError(
+                CROSS_FIELD,
+                "max_instances ({maximum}) is below min_instances ({minimum})",
+                {"maximum": maximum, "minimum": minimum},
+            )
+        return maximum
+
+
+class ClearmlConfig(_Settings):
+    """Where ClearML is."""
+
+    api_host: Url = "https://api.clear.ml"
+    web_host: Url | None = None
+    """For links; derived from `api_host`, None when that gives no hint."""
+    files_host: Url | None = None
+    """Given to the agents; derived like `web_host`."""
+
+    @field_validator("api_host")
+    @classmethod
+    def _not_the_web_page(cls, host: str) -> str:
+        if urlsplit(host).hostname == "app.clear.ml":
+            raise ValueError("that is the web page; the API is at https://api.clear.ml")
+        return host
+
+    @field_validator("web_host", "files_host")
+    @classmethod
+    def _derive(cls, host: str | None, info: ValidationInfo) -> str | None:
+        if host is not None or "api_host" not in info.data:
+            return host
+        prefix, port = ("app", 8080) if info.field_name == "web_host" else ("files", 8081)
+        api = urlsplit(info.data["api_host"])
+        if api.port == 8008:
+            return f"{api.scheme}://{api.netloc.removesuffix(':8008')}:{port}"
+        if api.netloc.startswith("api."):
+            return f"{api.scheme}://{prefix}.{api.netloc.removeprefix('api.')}"
+        return None
+
+
+class ScalewayConfig(_Settings):
+    """Which Scaleway project the instances live in."""
+
+    project_id: Uuid
+    api_url: Url = "https://api.scaleway.com"
+    security_group_id: Uuid | None = None
+    """Security groups belong to one zone: use it only when all placements share one."""
+
+
+class Config(_Settings):
+    """Everything one deployment of the daemon was told."""
+
+    fleet: Name
+    """Written on every instance and volume; never change it while they exist."""
+    poll_interval: Duration = timedelta(seconds=30)
+    max_instances: Count | None = None
+    """Bounds billed instances of all queues together."""
+    max_eur_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Bounds the price of all billed instances together."""
+    orphan_timeout: Duration = timedelta(minutes=10)
+    """How long something that carries the fleet's tags may stay without a purpose."""
+    keep: Duration = timedelta(hours=24)
+    """How long a bare `keep` tag holds."""
+    state_dir: Annotated[str, Field(min_length=1)] = "state"
+    """Directory of memory, lease and ledger, relative to the working directory."""
+    clearml: ClearmlConfig = ClearmlConfig()
+    scaleway: ScalewayConfig
+    queues: Mapping[str, QueueConfig] = Field(min_length=1)
+    """By name, in the order of the file."""
+
+    @field_validator("poll_interval")
+    @classmethod
+    def _often_enough(cls, interval: timedelta) -> timedelta:
+        if not MIN_POLL_INTERVAL <= interval <= MAX_POLL_INTERVAL:
+            bounds = map(format_duration, (MIN_POLL_INTERVAL, MAX_POLL_INTERVAL))
+            raise ValueError(" to ".join(bounds) + " is allowed")
+        return interval
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        """Every zone that a placement names, sorted."""
+        return tuple(sorted({p.zone for q in self.queues.values() for p in q.placements}))
+
+    @field_validator("queues")
+    @classmethod
+    def _within_the_fleet(
+        cls, queues: Mapping[str, QueueConfig], info: ValidationInfo
+    ) -> Mapping[str, QueueConfig]:
+        limit = info.data.get("max_instances")
+        wanted = sum(queue.min_instances for queue in queues.values())
+        if limit is not None and wanted > limit:
+            raise ValueError(
+                f"min_instances add up to {wanted}, above the fleet's max_instances ({limit})"
+            )
+        return queues

@@ -1,0 +1,75 @@
+"""The example is the documentation of the file: it must load, be complete and tell the truth."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from gpu_autoscaler.config.load import load_config
+from gpu_autoscaler.config.models import (
+    AgentConfig,
+    ClearmlConfig,
+    Config,
+    PlacementConfig,
+    QueueConfig,
+    ScalewayConfig,
+    VolumeConfig,
+)
+from gpu_autoscaler.config.secrets import SECRET_VARIABLES
+
+FOLDER = Path(__file__).parents[2] / "config"
+EXAMPLE = FOLDER / "queues.example.yaml"
+ENV = {"GPU_AUTOSCALER_PROJECT_ID": "11111111-2222-3333-4444-555555555555"}
+
+
+def test_the_example_covers_the_four_queues() -> None:
+    config = load_config(EXAMPLE, ENV)
+    assert list(config.queues) == ["H100-1-80G", "H100-2-80G", "H100-SXM-4-80G", "H100-SXM-8-80G"]
+    for name, queue in config.queues.items():
+        assert {placement.commercial_type for placement in queue.placements} == {name}
+    assert config.zones == ("fr-par-2", "pl-waw-2")
+
+
+def test_the_values_shown_are_the_defaults() -> None:
+    config = load_config(EXAMPLE, ENV)
+    shown = config.queues["H100-SXM-4-80G"]
+    assert shown == QueueConfig(name=shown.name, placements=shown.placements)
+    assert config == Config(fleet="research", scaleway=config.scaleway, queues=config.queues)
+    assert config.scaleway == ScalewayConfig(project_id=ENV["GPU_AUTOSCALER_PROJECT_ID"])
+
+
+def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    whole = re.sub(r"^( *)# (?=[a-z_]+: [^ ]*( --\S+ \S+)?$)", r"\1", text, flags=re.MULTILINE)
+    path = tmp_path / "whole.yaml"
+    path.write_text(whole)
+    config = load_config(path, ENV)
+    assert config.max_eur_per_hour is not None
+    assert config.scaleway.security_group_id is not None
+    assert all(queue.agent.docker_arguments for queue in config.queues.values())
+    assert all(queue.idle_timeout_after_success for queue in config.queues.values())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Config,
+        ClearmlConfig,
+        ScalewayConfig,
+        QueueConfig,
+        PlacementConfig,
+        VolumeConfig,
+        AgentConfig,
+    ],
+)
+def test_every_key_is_documented(model: type[BaseModel]) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    keys = [name for name in model.model_fields if name != "name"]
+    missing = [key for key in keys if not re.search(rf"(^[ #]*|{{|, ){key}: ?", text, re.MULTILINE)]
+    assert missing == []
+
+
+def test_every_secret_is_documented() -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert [name for name in SECRET_VARIABLES if f"`{name}`" not in readme] == []

@@ -1,0 +1,105 @@
+from datetime import timedelta
+
+import pytest
+from pydantic import ValidationError
+
+from gpu_autoscaler.config.fields import looks_secret, slug
+from gpu_autoscaler.config.models import (
+    AgentConfig,
+    ClearmlConfig,
+    Config,
+    QueueConfig,
+    ScalewayConfig,
+    VolumeConfig,
+)
+from gpu_autoscaler.domain.model import Placement
+
+PROJECT = "11111111-2222-3333-4444-555555555555"
+H100 = Placement("H100-1-80G", "fr-par-2")
+
+
+def test_a_config_can_be_built_from_values() -> None:
+    queue = QueueConfig(
+        name="train",
+        placements=(H100, Placement("H100-1-80G", "pl-waw-2")),
+        idle_timeout=timedelta(minutes=5),
+        volume=VolumeConfig(size=125 * 10**9, iops=15000),
+    )
+    config = Config(
+        fleet="lab", scaleway=ScalewayConfig(project_id=PROJECT), queues={"train": queue}
+    )
+    assert config.queues["train"].placements[0] is not None
+    assert config.queues["train"].placements == (H100, Placement("H100-1-80G", "pl-waw-2"))
+    assert config.zones == ("fr-par-2", "pl-waw-2")
+
+
+def test_a_config_cannot_be_changed() -> None:
+    queue = QueueConfig(name="train", placements=(H100,))
+    with pytest.raises(ValidationError, match="frozen"):
+        queue.max_instances = 9
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    queue = QueueConfig(name="train", placements=(H100,))
+    assert (queue.min_instances, queue.max_instances, queue.idle_action) == (0, 2, "stop")
+    assert (queue.idle_timeout, queue.idle_timeout_after_success) == (timedelta(minutes=30), None)
+    assert queue.stale_timeout == queue.lost_timeout == timedelta(minutes=10)
+    assert queue.stopped_retention == timedelta(hours=24)
+    assert (queue.volume.size, queue.volume.iops, queue.scratch) == (200 * 10**9, 5000, 0)
+    assert queue.image == "ubuntu_jammy_gpu_os_12"
+    assert (queue.agent.version, queue.agent.polling_interval) == ("3.0.3", timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("api", "web", "files"),
+    [
+        ("https://api.clear.ml", "https://app.clear.ml", "https://files.clear.ml"),
+        ("https://api.lab.org/", "https://app.lab.org", "https://files.lab.org"),
+        ("http://box:8008", "http://box:8080", "http://box:8081"),
+        ("http://[::1]:8008", "http://[::1]:8080", "http://[::1]:8081"),
+        ("http://127.0.0.1:45321", None, None),
+    ],
+)
+def test_the_other_hosts_follow_from_the_api(api: str, web: str | None, files: str | None) -> None:
+    config = ClearmlConfig(api_host=api)
+    assert (config.web_host, config.files_host) == (web, files)
+    assert not config.api_host.endswith("/")
+
+
+def test_a_written_host_is_not_derived() -> None:
+    config = ClearmlConfig(api_host="https://api.lab.org", web_host="https://ui.lab.org/")
+    assert config.web_host == "https://ui.lab.org"
+    assert config.files_host == "https://files.lab.org"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("H100-1-80G", "h100-1-80g"),
+        ("  GPU / Küche_2", "gpu-k-che-2"),
+        ("日本語", ""),
+        ("a" * 80, "a" * 56),
+        ("a" * 55 + "-b", "a" * 55),
+    ],
+)
+def test_slug(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+def test_names_that_hold_secrets_are_known() -> None:
+    secret = ("HF_TOKEN", "WANDB_API_KEY", "secret_key", "git_pass", "AWS_ACCESS_KEY_ID")
+    harmless = ("TOKENIZERS_PARALLELISM", "MAX_TOKENS", "COMPASS", "KEY", "SECRET_FILE")
+    assert [key for key in (*secret, *harmless) if looks_secret(key)] == list(secret)
+
+
+def test_an_agents_variables_stay_out_of_repr_and_its_secrets_can_be_masked() -> None:
+    agent = AgentConfig(environment={"HF_TOKEN": "hf-hidden", "LOG": "debug-too"})
+    assert "hidden" not in repr(agent)
+    assert "debug-too" not in str(agent)
+    assert agent.secret_values == ("hf-hidden",)
+
+
+def test_a_validation_error_does_not_show_what_it_was_given() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ScalewayConfig(project_id="hunter2")
+    assert "hunter2" not in str(caught.value)
