@@ -16,7 +16,6 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.runtime.loop import Cycle, Loop
 
 LAST_DECISIONS = 10
-FRAMES_PER_SECOND = 8
 
 _STYLES = {
     S.RUNNING_TASK: "green",
@@ -33,8 +32,7 @@ class View:
         self._console, self._config, self._clock, self._start = console, config, clock, start
         self._shown: Cycle | None = None
         self._said: deque[str] = deque(maxlen=LAST_DECISIONS)
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._next_frame_at = 0.0
+        self._live = Live(console=console, auto_refresh=False, screen=True)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -73,12 +71,12 @@ class View:
         head = Text(
             f"{self._clock.now():%A %H:%M}   hour {hours:4.1f}   {eur:8.2f} EUR spent", "bold"
         )
-        queues = Table("Queue", "Waiting", "Busy", "Idle or booting", "Why", expand=True)
+        queues = _table("Queue", "Waiting", "Busy", "Idle or booting")
         for queue in sorted(cycle.plan.queues, key=lambda q: q.queue):
             queues.add_row(
                 queue.queue, str(queue.demand), str(queue.busy), str(queue.capacity), queue.because
             )
-        machines = Table("Instance", "State", "Why", expand=True)
+        machines = _table("Instance", "State")
         for instance in cycle.plan.instances:
             state = Text(
                 instance.state.value.replace("_", " "), _STYLES.get(instance.state, "cyan")
@@ -106,3 +104,9 @@ class View:
         for label, value in rows.items():
             table.add_row(label, str(value))
         console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, expand=True)
+    table.add_column("Why", ratio=1, no_wrap=True)
+    return table

@@ -62,5 +62,3 @@ class Plan:
     memory: Memory
     queues: tuple[QueueDecision, ...]
     instances: tuple[InstanceDecision, ...]
-    notices: tuple[str, ...] = ()
-    """Sentences for the operator about what is neither a queue nor an instance."""

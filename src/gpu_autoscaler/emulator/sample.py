@@ -84,8 +84,8 @@ SUBMISSIONS = tuple(
     )
 )
 SHORTAGE = Shortage(Placement("H100-2-80G", PARIS), from_hours=0.0, to_hours=5.0)
-RESTART_AT_HOURS = 9.55
-"""The daemon is killed and started again in the middle of a launch."""
+RESTART_AT_HOURS = 9.52
+"""The daemon is killed and started again while a machine boots."""
 FAILING_BOOT = 4
 """The machine of this boot, counted from 1, never registers."""
 LASTS = timedelta(hours=48)

@@ -30,7 +30,6 @@ class Fleet:
     effects: list[Effect] = field(default_factory=list)
     verdicts: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     """Why nothing is done with an instance, by server id."""
-    notices: list[str] = field(default_factory=list)
 
     def queue(self, name: str) -> QueueConfig | None:
         """Its settings; None for a queue that left the configuration."""

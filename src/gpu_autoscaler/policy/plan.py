@@ -64,7 +64,6 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
         ),
         queues=tuple(queues),
         instances=tuple(_decisions(fleet)),
-        notices=tuple(fleet.notices),
     )
 
 
@@ -133,19 +132,22 @@ def _decisions(fleet: Fleet) -> list[InstanceDecision]:
     for effect in fleet.effects:
         if isinstance(effect, OnInstance):
             by_instance.setdefault(effect.instance.id, effect)
+    tasks = {task.id: task.name for task in fleet.world.clearml.open_tasks}
     return [
-        _decision(fleet, fact, by_instance.get(server_id))
+        _decision(fleet, fact, by_instance.get(server_id), tasks)
         for server_id, fact in sorted(fleet.facts.items(), key=lambda item: item[1].name)
     ]
 
 
-def _decision(fleet: Fleet, fact: Fact, effect: Effect | None) -> InstanceDecision:
+def _decision(
+    fleet: Fleet, fact: Fact, effect: Effect | None, tasks: Mapping[str, str]
+) -> InstanceDecision:
     if effect is not None:
         reason, because = effect.reason, effect.because
     elif fact.instance.id in fleet.verdicts:
         reason, because = fleet.verdicts[fact.instance.id]
     else:
-        reason, because = _plain_verdict(fact)
+        reason, because = _plain_verdict(fact, tasks)
     return InstanceDecision(
         name=fact.name,
         queue=fact.instance.queue,
@@ -158,10 +160,11 @@ def _decision(fleet: Fleet, fact: Fact, effect: Effect | None) -> InstanceDecisi
     )
 
 
-def _plain_verdict(fact: Fact) -> tuple[Reason, str]:
+def _plain_verdict(fact: Fact, tasks: Mapping[str, str]) -> tuple[Reason, str]:
     match fact.state:
         case S.RUNNING_TASK:
-            return Reason.BUSY, f"runs task {fact.claims[0]}" if fact.claims else "runs a task"
+            names = ", ".join(tasks.get(claim) or claim for claim in fact.claims)
+            return Reason.BUSY, f"runs {names or 'a task'}"
         case S.PROVISIONING | S.STARTING | S.INITIALIZING:
             return Reason.BOOTING, "booting"
         case S.STOPPING | S.DELETING:
