@@ -6,6 +6,8 @@ from itertools import pairwise
 import pytest
 
 from gpu_autoscaler.domain.effects import CreateInstance, Failure, Reason, StartInstance
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import Backoff
 from gpu_autoscaler.domain.model import PROVISIONING_TAG, Availability, Placement
 from tests.policy.worlds import (
     OTHER_ZONE,
@@ -383,13 +385,13 @@ def test_without_memory_two_observations_must_agree_before_the_first_launch() ->
     assert verbs(story.cycle()) == ["create"]
 
 
-def test_without_memory_a_dark_zone_confirms_nothing() -> None:
+def test_without_memory_a_dark_zone_holds_back_for_a_while() -> None:
     story = Story(config(TWO), lost_memory=True, dark_zones={ZONE})
     story.enqueue("t1")
-    assert not story.wait(minutes(5)).effects
-    story.dark_zones = set()
-    story.cycle()
-    assert verbs(story.cycle()) == ["create"]
+    made = story.wait(minutes(10))
+    assert verbs(made) == ["create"]  # elsewhere, and not at once
+    assert minutes(2) <= story.now - START <= minutes(4)
+    assert made.effects[0].order.placement.zone == OTHER_ZONE  # type: ignore[attr-defined]
 
 
 def test_a_half_made_server_is_its_launch_and_not_one_more() -> None:
@@ -418,3 +420,105 @@ def test_constant_demand_leads_to_an_empty_plan() -> None:
         story.instances = {
             n: replace(i, tags=i.tags | {"registered"}) for n, i in story.instances.items()
         }
+
+
+def test_a_back_off_holds_while_another_instance_runs_in_the_placement() -> None:
+    story = Story(config(TWO))
+    story.has(registered("m1"))
+    story.run("m1", "t0")
+    story.enqueue("t1")
+    story.done(*story.cycle().effects, failure=Failure.OUT_OF_STOCK)
+    assert _zone_of(story) == [OTHER_ZONE]
+
+
+def test_a_rejected_request_of_one_queue_is_no_fault_of_another() -> None:
+    base = {"placements": [{"type": TYPE, "zone": ZONE}]}
+    story = Story(
+        config(queues={QUEUE: {"name": QUEUE, **base}, "other": {"name": "other", **base}})
+    )
+    story.specs = {QUEUE: "good", "other": "bad"}
+    story.memory = replace(
+        story.memory,
+        backoffs=(
+            Backoff(
+                Placement(TYPE, ZONE),
+                Failure.REJECTED,
+                1,
+                START,
+                START + minutes(60),
+                "no such image",
+                "bad",
+            ),
+        ),
+    )
+    story.enqueue("t1")
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_a_start_that_the_listing_hides_for_a_while_is_not_a_lost_worker() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.workers.clear()
+    story.has(registered("m1", "stopped"))
+    story.cycle()
+    story.enqueue("t1")
+    made = story.cycle()
+    assert verbs(made) == ["start"]
+    assert not story.cycle(seconds(10)).effects  # still `stopped` in the listing
+    story.done(*made.effects)
+    story.has(registered("m1", "running"))
+    for _ in range(8):
+        assert not story.cycle(seconds(10)).effects
+    assert story.last is not None
+    assert story.last.instances[0].state is S.INITIALIZING
+
+
+def test_an_accepted_creation_in_a_dark_zone_is_not_made_again_elsewhere() -> None:
+    story = Story(config(TWO))
+    story.enqueue("t1")
+    story.done(*story.cycle().effects)
+    story.dark_zones = {ZONE}
+    assert not story.wait(minutes(30)).effects
+
+
+def test_after_an_outage_agents_get_the_time_to_report() -> None:
+    story = Story(config({"max_instances": 3}))
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.clearml_down = True
+    for _ in range(20):
+        story.cycle(reports=False)
+    story.clearml_down = False
+    story.enqueue("t1")
+    assert not story.cycle(reports=False).effects
+
+
+def test_a_queue_made_again_under_its_name_gets_machines_of_its_own() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.report("m1", queue_ids=("the-old-one",))
+    story.enqueue("t1")
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_a_half_made_server_that_may_not_be_touched_is_no_capacity() -> None:
+    story = Story()
+    story.has(instance("m1", "stopped", tags=(PROVISIONING_TAG,), protected=True))
+    story.enqueue("t1")
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_a_zone_is_looked_at_until_it_was_seen_empty() -> None:
+    story = Story()
+    story.enqueue("t1")
+    story.cycle()
+    story.config = config({"placements": [{"type": TYPE, "zone": OTHER_ZONE}]})
+    story.entries.clear()
+    assert ZONE in story.cycle().memory.zones  # a creation may be on its way there
+    story.wait(minutes(10))
+    assert ZONE in story.memory.zones  # nobody has looked at its volumes
+    story.volumes = []
+    assert ZONE not in story.cycle().memory.zones

@@ -58,7 +58,7 @@ def test_a_failed_rescue_is_tried_again() -> None:
     story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
     made = story.cycle()
     story.done(*made.effects, failure=Failure.TRANSIENT)
-    assert verbs(story.cycle()) == ["rescue"]
+    assert verbs(story.wait(minutes(2))) == ["rescue"]
 
 
 def test_what_ended_before_the_power_off_is_not_touched() -> None:
@@ -100,3 +100,43 @@ def test_a_popped_task_that_is_started_is_left_alone() -> None:
     story.cycle()
     story.tasks["t1"] = task("t1", "in_progress", "elsewhere")
     assert not story.wait(timedelta(hours=1)).effects
+
+
+def test_a_power_off_that_did_not_happen_catches_nothing() -> None:
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    story.done(*made.effects, failure=Failure.TRANSIENT)
+    for _ in range(3):  # what it may have done is awaited
+        story.cycle()
+    story.run("m1", "t1")
+    story.cycle()
+    story.end("t1")
+    for _ in range(6):
+        assert "rescue" not in verbs(story.cycle())
+
+
+def test_what_ended_shortly_before_the_power_off_is_not_touched() -> None:
+    story = powered_off()
+    decided_at = story.memory.power_offs["m1"].decided_at
+    story.ended = [task("t0", "completed", "m1", status_changed_at=decided_at - seconds(10))]
+    assert not story.wait(minutes(10)).effects
+
+
+def test_a_catch_is_found_also_when_clearml_was_down_for_long() -> None:
+    story = powered_off()
+    ended = task("t1", "stopped", "m1", status_changed_at=story.now)
+    story.clearml_down = True
+    story.wait(minutes(40))
+    story.clearml_down, story.ended = False, [ended]
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+def test_a_popped_task_is_not_believed_stuck_right_after_an_outage() -> None:
+    story = Story()
+    story.tasks["t1"] = task("t1")
+    story.cycle()
+    story.clearml_down = True
+    story.wait(minutes(20))
+    story.clearml_down = False
+    assert not story.cycle().effects
+    assert not story.wait(minutes(2)).effects

@@ -156,7 +156,9 @@ def test_never_below_min_instances() -> None:
 def test_above_max_idle_ones_go_at_once() -> None:
     story = idle_story("m1", "m2")
     story.config = config({"max_instances": 1})
-    assert reasons(story.cycle()) == ["above_max"]
+    assert reasons(story.wait(minutes(5))) == ["above_max"]
+    assert story.now - START <= minutes(3)  # the grace after a task, not the idle timeout
+    assert not story.cycle().effects  # the one under way is not one too many
 
 
 def test_a_queue_that_left_the_configuration_drains() -> None:
@@ -168,7 +170,7 @@ def test_a_queue_that_left_the_configuration_drains() -> None:
             "other": {"name": "other", "placements": [{"type": "L4-1-24G", "zone": "fr-par-2"}]}
         }
     )
-    made = story.cycle()
+    made = story.wait(minutes(3))
     assert [(e.subject, e.reason) for e in made.effects] == [("m1", Reason.ABOVE_MAX)]
     story.done(*made.effects)
     story.has(registered("m1", "stopped"))
@@ -329,3 +331,74 @@ def test_tags_of_the_queue_name_are_taken_literally() -> None:
     story = idle_story("m1")
     assert story.last is not None
     assert story.last.instances[0].queue == QUEUE
+
+
+def test_no_stop_in_the_grace_even_above_max() -> None:
+    story = idle_story("m1", "m2")
+    for name in ("m1", "m2"):
+        story.run(name, f"t-{name}")
+    story.config = config({"max_instances": 1})
+    story.cycle()
+    story.end("t-m1")
+    assert not story.cycle().effects
+    assert verdict(story, "m1")[1] is Reason.RECENTLY_BUSY
+
+
+def test_one_on_its_way_out_no_longer_counts_for_the_minimum() -> None:
+    story = idle_story("m1", "m2", min_instances=1)
+    made = story.wait(minutes(60))
+    story.done(*made.effects)
+    story.has(registered("m1", "stopping"))
+    assert not story.wait(minutes(10)).effects
+
+
+def test_lowering_the_fleet_s_maximum_stops_idle_ones() -> None:
+    story = Story(config({"max_instances": 5}, max_instances=2))
+    for name in ("m1", "m2", "m3"):
+        story.has(registered(name))
+        story.report(name)
+    assert reasons(story.wait(minutes(5))) == ["above_max"]
+
+
+def test_a_lost_machine_waits_its_timeout_from_the_end_of_its_task() -> None:
+    story = idle_story("m1")
+    story.run("m1", "t0")
+    story.cycle()
+    for _ in range(60):
+        story.cycle(reports=False)
+    story.workers.clear()
+    story.tasks.clear()
+    ended_at = story.now
+    while not story.cycle(reports=False).effects:
+        assert story.now - ended_at < minutes(15)
+    assert story.now - ended_at >= minutes(9)
+
+
+def test_a_failing_stop_is_not_hammered() -> None:
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    stops = 0
+    for _ in range(20):
+        story.done(*made.effects, failure=Failure.RATE_LIMITED)
+        made = story.cycle()
+        stops += len(made.effects)
+    assert 5 <= stops <= 10
+
+
+def test_a_renamed_queue_s_running_task_keeps_its_machine() -> None:
+    story = idle_story("m1")
+    story.run("m1", "t0")
+    story.cycle()
+    story.queue_exists = False
+    assert story.memory.queue_ids == {QUEUE: "q-1"}
+    story.workers.clear()
+    for _ in range(60):
+        assert not story.cycle(reports=False).effects
+
+
+@pytest.mark.parametrize("tag", ["keep=tomorrow", "keep=2026-09-07T12:00:00"])
+def test_a_keep_that_cannot_be_read_or_has_no_zone_ends_too(tag: str) -> None:
+    story = idle_story("m1")
+    story.has(registered("m1", tags=(tag,)))
+    story.run("m1", "t0")
+    assert reasons(story.wait(timedelta(hours=30))) == ["keep_ended"]

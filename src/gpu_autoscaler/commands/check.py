@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console
+from rich.markup import escape
 
 from gpu_autoscaler.commands.wiring import Services, Setup, open_services
-from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.models import Config, QueueConfig
+from gpu_autoscaler.config.units import format_size
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError
 from gpu_autoscaler.domain.model import Placement
@@ -39,7 +41,8 @@ def show(findings: list[Finding], console: Console) -> int:
     for finding in findings:
         mark = "[green]ok[/]  " if finding.good else "[red]bad[/] "
         detail = f": {finding.error}" if finding.error else ""
-        console.print(f"{mark} {finding.what}{detail}", highlight=False, soft_wrap=True)
+        said = escape(f"{finding.what}{detail}")
+        console.print(f"{mark} {said}", highlight=False, soft_wrap=True)
     return 0 if all(finding.good for finding in findings) else 1
 
 
@@ -66,7 +69,7 @@ class _Probes:
         for each in config.queues.values():
             probes.append((f"queue {each.name}", partial(self._queue, each.name)))
             for where in each.placements:
-                probes.append((f"{each.name}: {where}", partial(self._placement, where)))
+                probes.append((f"{each.name}: {where}", partial(self._placement, each, where)))
                 what = f"{each.name}: image {each.image} for {where}"
                 probes.append((what, partial(self._image, each.image, where)))
         return probes
@@ -87,10 +90,13 @@ class _Probes:
         await self._scaleway.volumes(zone)
         return ""
 
-    async def _placement(self, where: Placement) -> str:
+    async def _placement(self, queue: QueueConfig, where: Placement) -> str:
         types = await self._scaleway.types(where.zone)
-        if where.commercial_type in types:
-            return ""
+        if offer := types.get(where.commercial_type):
+            most = offer.scratch_max_bytes
+            if queue.scratch <= most:
+                return ""
+            return f"has at most {format_size(most)} of scratch" if most else "has no scratch"
         family = where.commercial_type.split("-")[0]
         near = sorted(name for name in types if name.startswith(family))
         return f"not offered there; {where.zone} has {', '.join(near) or 'nothing like it'}"

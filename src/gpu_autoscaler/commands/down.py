@@ -1,11 +1,13 @@
 """`down`: power off the idle machines, or remove the whole fleet."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from gpu_autoscaler.commands.run import complete
 from gpu_autoscaler.commands.wiring import Services, Setup, build_loop, open_services
@@ -16,7 +18,7 @@ from gpu_autoscaler.domain.errors import ApiError, Transient
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, PowerOff
 from gpu_autoscaler.domain.model import Instance, ServerState
-from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
+from gpu_autoscaler.runtime.execute import AT_ONCE, LiveExecutor, Orders
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.store.directory import DirectoryStore
 
@@ -123,7 +125,7 @@ async def _power_off_idle(
         if outcome.failure is None:
             console.print(f"{name}: powered off")
         else:
-            console.print(f"{name}: left on: {outcome.message}")
+            console.print(f"{name}: left on: {escape(outcome.message)}")
             failed |= outcome.failure is not Failure.GUARD
     return 1 if failed else 0
 
@@ -131,18 +133,22 @@ async def _power_off_idle(
 async def _remove(
     services: Services, clock: Clock, console: Console, machines: Sequence[_Machine]
 ) -> int:
-    failed = False
-    for machine in machines:
-        name = machine.instance.name
+    at_once = asyncio.Semaphore(AT_ONCE)
+
+    async def remove(instance: Instance) -> bool:
         try:
-            instance = await _off(services, clock, machine.instance)
-            if instance is not None:
-                await services.scaleway.delete(instance)
-            console.print(f"{name}: removed, with its volumes")
+            async with at_once:
+                if (off := await _off(services, clock, instance)) is not None:
+                    await services.scaleway.delete(off)
         except ApiError as error:
-            failed = True
-            console.print(f"[red]{name}: not removed:[/] {error}", highlight=False)
-    return 1 if failed else 0
+            said = escape(str(error))
+            console.print(f"[red]{instance.name}: not removed:[/] {said}", highlight=False)
+            return False
+        console.print(f"{instance.name}: removed, with its volumes")
+        return True
+
+    removed = await asyncio.gather(*(remove(machine.instance) for machine in machines))
+    return 0 if all(removed) else 1
 
 
 async def _off(services: Services, clock: Clock, instance: Instance) -> Instance | None:

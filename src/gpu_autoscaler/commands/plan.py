@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gpu_autoscaler.commands.run import complete
@@ -76,20 +77,27 @@ def _errors(cycle: Cycle) -> dict[str, str]:
 
 def _print(cycle: Cycle, console: Console) -> None:
     for subject, error in _errors(cycle).items():
-        console.print(f"[red]{subject} gave no full answer:[/] {error}", highlight=False)
+        console.print(f"[red]{subject} gave no full answer:[/] {escape(error)}", highlight=False)
     queues = Table("Queue", "Waiting", "Busy", "Idle or booting", "Billed", "Why", title="Queues")
     for q in cycle.plan.queues:
         queues.add_row(
-            q.queue, str(q.demand), str(q.busy), str(q.capacity), str(q.billed), q.because
+            escape(q.queue),
+            str(q.demand),
+            str(q.busy),
+            str(q.capacity),
+            str(q.billed),
+            escape(q.because),
         )
     console.print(queues)
     if cycle.plan.instances:
         table = Table("Instance", "Queue", "State", "Why", title="Instances")
         for i in cycle.plan.instances:
-            table.add_row(i.name, i.queue, i.state.value.replace("_", " "), i.because)
+            state = i.state.value.replace("_", " ")
+            table.add_row(i.name, escape(i.queue), state, escape(i.because))
         console.print(table)
     if not cycle.plan.effects:
         console.print("Nothing to do.")
     for effect in cycle.plan.effects:
         verb = effect.verb.replace("_", " ")
-        console.print(f"[bold]would {verb}[/] {effect.subject}: {effect.because}", highlight=False)
+        said = escape(f"{effect.subject}: {effect.because}")
+        console.print(f"[bold]would {verb}[/] {said}", highlight=False)

@@ -37,7 +37,7 @@ async def run(setup: Setup, clock: Clock, *, dry_run: bool, once: bool, port: in
             return await run_once(loop)
         listener = bind(ALL_INTERFACES, port)
         app = health_app(loop.last_finished_at, lambda: loop.interval, clock)
-        await stack.enter_async_context(served(app, listener))
+        heard_at = await stack.enter_async_context(served(app, listener))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
         log.info(
@@ -45,7 +45,7 @@ async def run(setup: Setup, clock: Clock, *, dry_run: bool, once: bool, port: in
             fleet=setup.config.fleet,
             queues=list(setup.config.queues),
             dry_run=dry_run,
-            port=port,
+            port=heard_at,
         )
         await loop.run()
         log.info("stopped", instances="left as they are")

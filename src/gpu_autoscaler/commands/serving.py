@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 
@@ -22,8 +23,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), reuse_port=False)
     except OSError as error:
+        why = os.strerror(error.errno or 0)  # `error.strerror` repeats the address
         raise OSError(
-            error.errno, f"cannot listen on {host}:{port} ({error.strerror}); set another PORT"
+            error.errno, f"cannot listen on {host}:{port} ({why}); set another PORT"
         ) from None
 
 

@@ -52,6 +52,10 @@ class InstanceDecision:
     previous: InstanceState | None = None
     """The state before, when it changed in this cycle."""
     effect: Effect | None = None
+    hands_off: str = ""
+    """Why it is never touched; empty when it may be."""
+    from_outside: bool = False
+    """The change of state was nobody's decision here: a person's, or Scaleway's."""
 
 
 @dataclass(frozen=True, slots=True)

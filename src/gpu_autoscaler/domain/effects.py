@@ -150,9 +150,10 @@ class DeleteInstance(OnInstance):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetTags(OnInstance):
-    """Replace an instance's tags."""
+    """Add and take away tags of an instance; others, which people may have set, stay."""
 
-    tags: tuple[str, ...]
+    add: frozenset[str] = frozenset()
+    remove: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

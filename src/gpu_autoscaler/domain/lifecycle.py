@@ -43,8 +43,8 @@ S = InstanceState
 BILLED = frozenset(S) - {S.STOPPED, S.DELETING, S.GONE}
 """Paid by the minute: all but the stopped ones. Scaleway bills startup and standby too."""
 
-CAPACITY = frozenset({S.PROVISIONING, S.STARTING, S.INITIALIZING, S.IDLE})
-"""Will take a waiting task without anything being launched."""
+BOOTING = frozenset({S.PROVISIONING, S.STARTING, S.INITIALIZING})
+"""Will take a waiting task soon; together with the idle ones they are the capacity."""
 
 _ANYTIME = frozenset({S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE, S.UNKNOWN, S.GONE})
 """People, and Scaleway itself, can do these to an instance at any moment."""

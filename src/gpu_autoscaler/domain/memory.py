@@ -32,6 +32,8 @@ class InstanceMemory:
     """End of its last task, or its first report when it had none; None while not idle."""
     first_idle_report_at: datetime | None = None
     """The first worker report without a task after the last one with."""
+    claimed_at: datetime | None = None
+    """When anything in ClearML last placed a task on it."""
     last_task_status: TaskStatus | None = None
     """How the last task ended, once known."""
     start_accepted_at: datetime | None = None
@@ -58,6 +60,8 @@ class Pending:
     placement: Placement | None = None
     done: bool = False
     """Accepted, but not yet visible in a listing."""
+    failed: bool = False
+    """It failed; until it expires the same is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,12 @@ class Backoff:
     failure: Failure
     failures: int
     """In a row."""
+    failed_at: datetime
+    """The last time: an instance that boots there later shows that the row is over."""
     until: datetime
     message: str
     spec: str = ""
-    """A rejected request is tried again at once when the queue's spec is no longer this."""
+    """Of a rejected request: it holds for this spec alone, so a changed configuration ends it."""
     shortage_seen: bool = False
     """The availability probe said `shortage` meanwhile: a change to available then ends it."""
 
@@ -106,11 +112,17 @@ class Memory:
     """Names of instances that are gone: their worker entries outlive them by ten minutes."""
     planned_at: datetime | None = None
     """When the plan was made that left this memory."""
-    clearml_was_incomplete: bool = False
+    clearml_since: datetime | None = None
+    """Since when every cycle had ClearML's full answer; None while it is missing."""
+    queue_ids: dict[str, str] = field(default_factory=dict)
+    """ClearML's ids of the fleet's queues, by name, also of those that are gone by now: their
+    tasks may still run."""
     volumes_listed_at: datetime | None = None
     unauthorized_since: datetime | None = None
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
     was none yet), until a second one agrees; None when nothing is left to confirm."""
+    unconfirmed_since: datetime | None = None
     zones: tuple[str, ...] = ()
-    """Every zone in which something of ours was seen and is not known to be gone."""
+    """Every zone that has not been seen empty, of servers and of volumes, since something of ours
+    was there."""

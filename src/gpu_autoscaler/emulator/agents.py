@@ -50,6 +50,7 @@ class AgentProcesses:
             **self._extra,
         }
         (disk / "tmp").mkdir(exist_ok=True)
+        self._end(server.id)
         with (disk / "agent.log").open("ab") as output:
             self._running[server.id] = subprocess.Popen(  # noqa: S603 - our own unit's command
                 self._command(disk),
@@ -61,18 +62,26 @@ class AgentProcesses:
             )
 
     def powered_off(self, server: Server, *, graceful: bool) -> None:
-        """SIGTERM as systemd sends it, or nothing but the dark."""
-        process = self._running.pop(server.id, None)
-        if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM if graceful else signal.SIGKILL)
+        """SIGTERM to the agent alone (KillMode=mixed), or nothing but the dark."""
+        process = self._running.get(server.id)
+        if process is None:
+            return
+        if graceful:
+            os.kill(process.pid, signal.SIGTERM)
+        else:
+            self._end(server.id)
 
     def close(self) -> None:
         """End what still runs."""
-        for process in self._running.values():
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        for server_id in list(self._running):
+            self._end(server_id)
+
+    def _end(self, server_id: str) -> None:
+        """Kill what is left of a boot. Its process id is ours until we wait for it."""
+        process = self._running.pop(server_id, None)
+        if process is not None:
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._running.clear()
 
     def _bootstrap(self, disk: Path, script: bytes) -> bool:
         disk.mkdir(parents=True)

@@ -100,6 +100,8 @@ class InProcessClearml:
 
     async def ended_tasks(self, queue_ids: Collection[str], since: datetime) -> Sequence[Task]:
         self.calls["ended"] += 1
+        if not queue_ids:
+            return []
         self._model.timeline.advance()
         found = self._model.tasks.search(
             {
@@ -208,9 +210,13 @@ class InProcessScaleway:
         with _classified():
             self._model.block.delete(volume.zone, volume.id)
 
-    async def set_tags(self, instance: Instance, tags: Collection[str]) -> None:
-        self.calls["set_tags"] += 1
+    async def change_tags(
+        self, instance: Instance, add: Collection[str], remove: Collection[str]
+    ) -> None:
+        self.calls["change_tags"] += 1
         with _classified():
+            present = set(self._model.server(instance.zone, instance.id).tags)
+            tags = sorted((present | set(add)) - set(remove))
             self._model.update_server(instance.zone, instance.id, tags=tags)
 
     def _remove(self, server: Server) -> None:

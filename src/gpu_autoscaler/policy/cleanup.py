@@ -5,8 +5,6 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.effects import (
-    CREATE_DEADLINE,
-    LISTING_LAG,
     DeleteInstance,
     DeleteVolume,
     Failure,
@@ -18,9 +16,6 @@ from gpu_autoscaler.domain.model import KEEP_TAG, PROVISIONING_TAG, REGISTERED_T
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import FREE_VOLUME_SHARE
 from gpu_autoscaler.policy.state import Fact, kept_until
-
-_HALF_MADE_AFTER = CREATE_DEADLINE + LISTING_LAG
-"""Older than this, nobody is making it any more: not us before a crash, nor a second daemon."""
 
 
 def note_fall_backs(fleet: Fleet) -> None:
@@ -58,9 +53,9 @@ def delete_all(fleet: Fleet) -> None:
 
 def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
     age = fleet.now - fact.instance.created_at
-    if age < _HALF_MADE_AFTER:
+    if not fact.abandoned:
         fleet.verdicts[fact.instance.id] = (Reason.BOOTING, "being made")
-    elif fleet.touchable(fact):
+    elif fleet.touchable(fact, "delete"):
         because = f"{fact.name} was never finished ({format_duration(_whole(age))} old)"
         fleet.add(DeleteInstance(instance=fact.instance, reason=Reason.HALF_MADE, because=because))
 
@@ -69,7 +64,7 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
     queue = fleet.queue(fact.instance.queue)
     stopped_for = fleet.now - fact.memory.state_since
     retention = queue.stopped_retention if queue else timedelta(0)
-    spec = fleet.world.specs.get(fact.instance.queue, "")
+    spec = fleet.spec(fact.instance.queue)
     if not fleet.tasks_looked_at(fact):
         text = "stopped; first its tasks are looked at once more"
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
@@ -90,7 +85,7 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
         text = f"stopped; removed in {left} unless a task waits before"
         fleet.verdicts.setdefault(fact.instance.id, (Reason.WAITING, text))
         return
-    if fleet.touchable(fact):
+    if fleet.touchable(fact, "delete"):
         because = f"removing {fact.name} with its volumes: {why}"
         fleet.add(DeleteInstance(instance=fact.instance, reason=reason, because=because))
 
@@ -98,22 +93,35 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
 def mend_tags(fleet: Fleet) -> None:
     """Plan tag changes: `registered` on, a finished `phase` off, an ended `keep` off."""
     for fact in fleet.facts.values():
-        wanted, reason, because = set(fact.instance.tags), Reason.REGISTERED, ""
+        tags = fact.instance.tags
+        add: set[str] = set()
+        remove: set[str] = set()
+        reason, because = Reason.REGISTERED, ""
         reports = fact.state in (S.IDLE, S.RUNNING_TASK) and fact.memory.last_report_at is not None
-        if reports and REGISTERED_TAG not in wanted:
-            wanted.add(REGISTERED_TAG)
+        if reports and REGISTERED_TAG not in tags:
+            add.add(REGISTERED_TAG)
             because = f"{fact.name}'s agent has registered"
         powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
-        if PROVISIONING_TAG in wanted and powered:
-            wanted.discard(PROVISIONING_TAG)
+        if PROVISIONING_TAG in tags and powered:
+            remove.add(PROVISIONING_TAG)
             reason, because = Reason.ADOPTED, f"{fact.name} is complete: its power-on was accepted"
-        until = kept_until(fact.instance, fact.memory, fleet.config)
+        until = kept_until(fact.memory, fleet.config)
         if until is not None and fleet.now >= until:
-            wanted = {t for t in wanted if t != KEEP_TAG and not t.startswith(f"{KEEP_TAG}=")}
+            remove |= {t for t in tags if t == KEEP_TAG or t.startswith(f"{KEEP_TAG}=")}
             reason, because = Reason.KEEP_ENDED, f"{fact.name} was kept long enough"
-        if because and fact.seen and not fact.hands_off and fleet.under_way(fact) is None:
-            tags = tuple(sorted(wanted))
-            fleet.add(SetTags(instance=fact.instance, tags=tags, reason=reason, because=because))
+        verdict = fleet.verdicts.get(fact.instance.id)
+        if because and not fact.hands_off and fleet.touchable(fact, "tag"):
+            fleet.add(
+                SetTags(
+                    instance=fact.instance,
+                    add=frozenset(add),
+                    remove=frozenset(remove),
+                    reason=reason,
+                    because=because,
+                )
+            )
+        elif verdict is not None:  # what keeps its tags from changing is no news about itself
+            fleet.verdicts[fact.instance.id] = verdict
 
 
 def sweep_volumes(fleet: Fleet) -> dict[str, datetime]:

@@ -6,7 +6,6 @@ from datetime import datetime
 from gpu_autoscaler.config.models import Config, QueueConfig
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Effect, OnInstance, Reason
-from gpu_autoscaler.domain.lifecycle import BILLED
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
 from gpu_autoscaler.domain.model import Placement, TaskStatus
@@ -30,39 +29,57 @@ class Fleet:
     effects: list[Effect] = field(default_factory=list)
     verdicts: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     """Why nothing is done with an instance, by server id."""
+    _by_queue: dict[str, list[str]] = field(default_factory=dict)
+    _names: frozenset[str] = frozenset()
+    _queued: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Index what every rule asks for; the set of instances is the same all through a plan."""
+        for server_id, fact in sorted(self.facts.items(), key=lambda item: item[1].name):
+            self._by_queue.setdefault(fact.instance.queue, []).append(server_id)
+        self._names = frozenset(fact.name for fact in self.facts.values())
+        self._queued = frozenset(
+            t.id for t in self.world.clearml.open_tasks if t.status is TaskStatus.QUEUED
+        )
 
     def queue(self, name: str) -> QueueConfig | None:
         """Its settings; None for a queue that left the configuration."""
         return self.config.queues.get(name)
 
+    def spec(self, queue: str) -> str:
+        """Hash of the bootstrap that an instance of the queue would get now."""
+        return self.world.specs.get(queue, "")
+
     def of_queue(self, name: str) -> list[Fact]:
         """The queue's instances, in the order of their names."""
-        return sorted((f for f in self.facts.values() if f.instance.queue == name), key=_by_name)
+        return [self.facts[server_id] for server_id in self._by_queue.get(name, ())]
+
+    def under_way(self, verb: str, fact: Fact) -> bool:
+        """Whether this is being done to the instance, by this cycle or an earlier one."""
+        pending = self.pending.get(f"{verb}:{fact.instance.id}")
+        return pending is not None and not pending.failed
 
     def unlisted_creates(self, queue: str | None = None) -> list[Pending]:
         """Instances under way that no listing shows yet; they count as booting."""
-        listed = {fact.name for fact in self.facts.values()}
         return [
-            p
-            for key, p in self.pending.items()
+            pending
+            for key, pending in self.pending.items()
             if key.startswith("create:")
-            and p.name not in listed
-            and (queue is None or p.queue == queue)
+            and pending.name not in self._names
+            and (queue is None or pending.queue == queue)
         ]
 
     def billed(self, queue: str | None = None) -> int:
         """How many instances are paid for, of one queue or of all."""
-        listed = sum(
-            f.state in BILLED and (queue is None or f.instance.queue == queue)
-            for f in self.facts.values()
-        )
-        starting = sum(
-            f.state not in BILLED
-            and f"start:{f.instance.id}" in self.pending
-            and (queue is None or f.instance.queue == queue)
-            for f in self.facts.values()
-        )
-        return listed + starting + len(self.unlisted_creates(queue))
+        facts = self.facts.values() if queue is None else self.of_queue(queue)
+        listed = sum(f.billed or self.under_way("start", f) for f in facts)
+        return listed + len(self.unlisted_creates(queue))
+
+    def staying(self, queue: str | None = None) -> int:
+        """How many of these are not on their way out."""
+        facts = self.facts.values() if queue is None else self.of_queue(queue)
+        going = (f for f in facts if f.state is S.STOPPING or self.under_way("stop", f))
+        return self.billed(queue) - sum(fact.billed for fact in going)
 
     def eur_per_hour(self) -> float:
         """What all billed instances cost; types without a known price count as nothing."""
@@ -70,7 +87,7 @@ class Fleet:
         listed = sum(
             prices.get(f.instance.commercial_type, 0.0)
             for f in self.facts.values()
-            if f.state in BILLED or f"start:{f.instance.id}" in self.pending
+            if f.billed or self.under_way("start", f)
         )
         under_way = sum(
             prices.get(p.placement.commercial_type, 0.0)
@@ -87,8 +104,7 @@ class Fleet:
         known = self.world.clearml.queues.get(queue)
         if known is None:
             return []
-        queued = {t.id for t in self.world.clearml.open_tasks if t.status is TaskStatus.QUEUED}
-        return sorted(e.added_at for e in known.entries if e.task_id in queued)
+        return sorted(e.added_at for e in known.entries if e.task_id in self._queued)
 
     def tasks_looked_at(self, fact: Fact) -> bool:
         """Whether, since it is down, ClearML was asked for a task that the power-off caught.
@@ -106,29 +122,28 @@ class Fleet:
         asked = self.world.clearml.ended_tasks is not None
         return fact.previous is S.STOPPED and asked and not hanging
 
-    def touchable(self, fact: Fact) -> bool:
-        """Whether an effect on this instance may be planned now; if not, the verdict says why."""
+    def touchable(self, fact: Fact, verb: str) -> bool:
+        """Whether this may be planned for this instance now; if not, the verdict says why."""
+        tried = self.pending.get(f"{verb}:{fact.instance.id}")
         if fact.hands_off:
-            self.verdicts[fact.instance.id] = (Reason.HANDS_OFF, f"hands off: {fact.hands_off}")
+            verdict = Reason.HANDS_OFF, f"hands off: {fact.hands_off}"
         elif not fact.seen:
-            self.verdicts[fact.instance.id] = (
-                Reason.UNSEEN,
-                f"not listed in {fact.instance.zone} in this cycle: counted as it was last seen",
-            )
-        elif under_way := self.under_way(fact):
-            self.verdicts[fact.instance.id] = (
-                Reason.IN_FLIGHT,
-                f"{under_way.key.partition(':')[0]} is under way",
-            )
+            zone = fact.instance.zone
+            verdict = Reason.UNSEEN, f"not listed in {zone} in this cycle: counted as last seen"
+        elif tried is not None and tried.failed:
+            again = f"tried again at {tried.expires_at:%H:%M:%S}"
+            verdict = Reason.IN_FLIGHT, f"{verb} failed, {again}"
+        elif doing := self._doing(fact):
+            verdict = Reason.IN_FLIGHT, f"{doing} is under way"
         else:
             return True
+        self.verdicts[fact.instance.id] = verdict
         return False
 
-    def under_way(self, fact: Fact) -> Pending | None:
-        """What is being done to this instance already, if anything."""
-        keys = [f"{verb}:{fact.instance.id}" for verb in ("start", "stop", "delete", "tag")]
-        keys.append(f"create:{fact.name}")
-        return next((self.pending[key] for key in keys if key in self.pending), None)
+    def _doing(self, fact: Fact) -> str:
+        if f"create:{fact.name}" in self.pending:
+            return "create"
+        return next((v for v in ("start", "stop", "delete", "tag") if self.under_way(v, fact)), "")
 
     def add(self, effect: Effect) -> None:
         """Plan an effect, and remember it as under way before anybody acts on it."""
@@ -155,10 +170,7 @@ class Fleet:
         view = self.world.zones.get(zone)
         return view is not None and view.complete
 
-    def usable(self, placement: Placement) -> bool:
-        """Whether a launch may be tried there now."""
-        return self.zone_answers(placement.zone) and self.backoffs.of(placement) is None
-
-
-def _by_name(fact: Fact) -> str:
-    return fact.name
+    def usable(self, placement: Placement, queue: str) -> bool:
+        """Whether a launch for the queue may be tried there now."""
+        backoff = self.backoffs.of(placement, self.spec(queue))
+        return self.zone_answers(placement.zone) and backoff is None

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from gpu_autoscaler.domain.effects import Guard
 from gpu_autoscaler.domain.model import ClearmlView, Instance, Queue, Task, TaskStatus, Worker
-from gpu_autoscaler.policy.settings import CLOCK_MARGIN, WORKER_FRESH
+from gpu_autoscaler.policy.settings import WORKER_FRESH
 
 
 def popped_tasks(queues: Mapping[str, Queue], tasks: Sequence[Task]) -> tuple[Task, ...]:
@@ -16,8 +16,13 @@ def popped_tasks(queues: Mapping[str, Queue], tasks: Sequence[Task]) -> tuple[Ta
 
     ClearML tells no worker's name between the pop and the start, and the worker looks idle.
     """
+    read = {queue.id for queue in queues.values()}
     waiting = {entry.task_id for queue in queues.values() for entry in queue.entries}
-    return tuple(t for t in tasks if t.status is TaskStatus.QUEUED and t.id not in waiting)
+    return tuple(
+        task
+        for task in tasks
+        if task.status is TaskStatus.QUEUED and task.queue_id in read and task.id not in waiting
+    )
 
 
 def claims_on(machine: str, workers: Sequence[Worker], tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -63,6 +68,6 @@ def refusal(
         return "its agent reports again" if fresh else None
     if not fresh:
         return "its agent has not reported for 90 s, so it cannot be known to be idle"
-    if max(reports) > now + CLOCK_MARGIN:
+    if max(reports) > now + WORKER_FRESH:
         return "its agent's last report lies in the future: one of the clocks is wrong"
     return None

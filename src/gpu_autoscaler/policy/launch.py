@@ -14,11 +14,10 @@ from gpu_autoscaler.config.fields import slug
 from gpu_autoscaler.config.models import QueueConfig
 from gpu_autoscaler.domain.decisions import QueueDecision
 from gpu_autoscaler.domain.effects import CreateInstance, Reason, StartInstance
-from gpu_autoscaler.domain.lifecycle import CAPACITY
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.settings import WORKER_FRESH
+from gpu_autoscaler.policy.settings import UNCONFIRMED_PATIENCE, WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
@@ -52,17 +51,13 @@ class Need:
 def need(fleet: Fleet, queue: QueueConfig) -> Need:
     """Count what a queue has and lacks."""
     facts = fleet.of_queue(queue.name)
-    capacity = sum(
-        f.state in CAPACITY and f"stop:{f.instance.id}" not in fleet.pending for f in facts
-    )
-    capacity += sum(
-        f.state is S.STOPPED and f"start:{f.instance.id}" in fleet.pending for f in facts
-    )
+    starting = sum(f.state is S.STOPPED and fleet.under_way("start", f) for f in facts)
+    ready = sum(f.capacity and not fleet.under_way("stop", f) for f in facts)
     known = fleet.world.clearml.queues.get(queue.name)
     return Need(
         queue=queue,
         waiting=tuple(fleet.waiting(queue.name)),
-        capacity=capacity + len(fleet.unlisted_creates(queue.name)),
+        capacity=ready + starting + len(fleet.unlisted_creates(queue.name)),
         others_idle=_idle_workers_of_others(fleet, known.id) if known else 0,
         billed=fleet.billed(queue.name),
         busy=sum(f.state is S.RUNNING_TASK for f in facts),
@@ -94,6 +89,12 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
         wanted = confirmed
         reason = Reason.UNCONFIRMED
         because = "started without memory: a second observation must agree before the first launch"
+        if dark := [p.zone for p in queue.placements if not fleet.zone_answers(p.zone)]:
+            because += f"; {', '.join(dark)} does not answer"
+    elif wanted and (resting := _resting(fleet, queue)):
+        wanted -= min(wanted, len(resting))
+        reason = Reason.WAITING
+        because = f"{resting[0].name} has just stopped and is started next"
     while launched < wanted:
         limit = _limit(fleet, queue)
         if limit is not None:
@@ -120,10 +121,15 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
 
 
 def observed(fleet: Fleet, queue: QueueConfig) -> bool:
-    """Whether this cycle saw everything that a queue's instances may hide in."""
-    return fleet.world.clearml.complete and all(
-        fleet.zone_answers(placement.zone) for placement in queue.placements
-    )
+    """Whether this cycle saw everything that a queue's instances may hide in.
+
+    A zone that stays dark is not waited for without end: its instances would have reported as
+    workers by then, and max_instances bounds what could be doubled.
+    """
+    since = fleet.memory.unconfirmed_since
+    patient = since is None or fleet.now - since < UNCONFIRMED_PATIENCE
+    dark = any(not fleet.zone_answers(placement.zone) for placement in queue.placements)
+    return fleet.world.clearml.complete and not (patient and dark)
 
 
 def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:
@@ -182,20 +188,18 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
     )
     refused: list[str] = []
     over_price = False
-    spares = _spares(fleet, queue)
-    ready = [fact for fact in spares if fleet.tasks_looked_at(fact)]
-    if not ready and (fresh := [fact for fact in spares if fact.previous is not S.STOPPED]):
-        return Reason.WAITING, f"{waiting}; {fresh[0].name} has just stopped and is started next"
-    for fact in ready:
+    for fact in _spares(fleet, queue):
+        if not fleet.tasks_looked_at(fact):
+            continue
         if too_dear := _over_price(fleet, fact.instance.placement):
             refused.append(too_dear)
             over_price = True
-        elif fleet.touchable(fact):
+        elif fleet.touchable(fact, "start"):
             because = f"{waiting} in {queue.name}: starting {fact.name} again"
             fleet.add(StartInstance(instance=fact.instance, reason=why, because=because))
             return None
     for placement in queue.placements:
-        if backoff := fleet.backoffs.of(placement):
+        if backoff := fleet.backoffs.of(placement, fleet.spec(queue.name)):
             refused.append(
                 f"{placement}: {backoff.failure.replace('_', ' ')}, "
                 f"next try at {backoff.until:%H:%M:%S}"
@@ -217,25 +221,32 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
 
 def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
     """Stopped instances that may be started, the one stopped last first."""
-    spec = fleet.world.specs.get(queue.name, "")
     spares = [
         fact
         for fact in fleet.of_queue(queue.name)
         if fact.state is S.STOPPED
-        and fact.instance.spec == spec
+        and fact.instance.spec == fleet.spec(queue.name)
         and not fact.memory.delete_when_stopped
         and not fact.fell_back
         and fact.instance.placement in queue.placements
-        and fleet.usable(fact.instance.placement)
+        and fleet.usable(fact.instance.placement, queue.name)
         and not fact.hands_off
-        and f"start:{fact.instance.id}" not in fleet.pending
-        and f"delete:{fact.instance.id}" not in fleet.pending
+        and not fleet.under_way("start", fact)
+        and not fleet.under_way("delete", fact)
     ]
     return sorted(spares, key=lambda fact: fact.memory.state_since, reverse=True)
 
 
+def _resting(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
+    """Spares that have only just stopped: ready in the next cycle, when their tasks are seen."""
+    return [
+        fact
+        for fact in _spares(fleet, queue)
+        if fact.previous is not S.STOPPED and not fleet.tasks_looked_at(fact)
+    ]
+
+
 def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrder:
-    spec = fleet.world.specs.get(queue.name, "")
     return CreateOrder(
         name=_new_name(fleet, queue),
         queue=queue.name,
@@ -245,7 +256,7 @@ def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrde
         volume_iops=queue.volume.iops,
         scratch_bytes=queue.scratch,
         security_group_id=fleet.config.scaleway.security_group_id,
-        tags=FleetTags(fleet.config.fleet).of_instance(queue.name, spec),
+        tags=FleetTags(fleet.config.fleet).of_instance(queue.name, fleet.spec(queue.name)),
     )
 
 

@@ -10,11 +10,12 @@ from gpu_autoscaler.domain.effects import (
     Failure,
     Outcome,
     RescueTask,
+    SetTags,
     StartInstance,
     StopInstance,
 )
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending
-from gpu_autoscaler.policy.settings import START_SETTLE
+from gpu_autoscaler.policy.settings import FAILED_EFFECT_PAUSE, START_SETTLE
 from gpu_autoscaler.policy.stock import Backoffs
 
 
@@ -58,7 +59,11 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     return Learned(
         replace(
             memory,
-            pending={key: each for key, each in pending.items() if now < each.expires_at},
+            pending={
+                key: each
+                for key, each in pending.items()
+                if now < each.expires_at or _hidden(each, world)
+            },
             instances=instances,
             power_offs=power_offs,
             rescued=rescued,
@@ -83,12 +88,24 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
     if started is None:
         return
     seen_later = isinstance(
-        outcome.effect, CreateInstance | StartInstance | StopInstance | DeleteInstance
+        outcome.effect, CreateInstance | StartInstance | StopInstance | DeleteInstance | SetTags
     )
+    launch = isinstance(outcome.effect, CreateInstance | StartInstance)
+    pause = None if launch else FAILED_EFFECT_PAUSE.get(outcome.failure or Failure.NOT_FOUND)
     if outcome.failure is None and seen_later:
         pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
+    elif pause is not None:
+        pending[started.key] = replace(started, failed=True, expires_at=outcome.at + pause)
     else:
         del pending[started.key]
+
+
+def _hidden(pending: Pending, world: World) -> bool:
+    """Whether an accepted creation may exist where nobody can look now."""
+    if not pending.done or not pending.key.startswith("create:") or pending.placement is None:
+        return False
+    zone = world.zones.get(pending.placement.zone)
+    return zone is None or not zone.complete
 
 
 def _accepted(instances: dict[str, InstanceMemory], server_id: str, at: datetime) -> None:

@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
 from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, StopInstance
+from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
-from gpu_autoscaler.domain.model import PROVISIONING_TAG, Placement
+from gpu_autoscaler.domain.model import PROVISIONING_TAG
 from gpu_autoscaler.policy import cleanup, launch, rescue, stop
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
@@ -27,16 +28,18 @@ _RESCUED_FOR = timedelta(days=30)
 def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     """Decide what to do now, and say for every queue and instance why that, or why nothing."""
     if world.lost_memory:
-        memory = replace(memory, unconfirmed_need=dict.fromkeys(config.queues, launch.UNSEEN))
+        needs = dict.fromkeys(config.queues, launch.UNSEEN)
+        memory = replace(memory, unconfirmed_need=needs, unconfirmed_since=now)
     learned = learn(world, memory, now)
     memory = learned.memory
     facts = Join(world, memory, config, now).facts()
     fleet = Fleet(config, world, memory, now, facts, learned.backoffs, dict(memory.pending))
     for fact in facts.values():
         if fact.state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK) and fact.seen:
-            fleet.backoffs.launched(fact.instance.placement)
+            fleet.backoffs.booted(fact.instance.placement, fact.memory.booted_at)
     cleanup.note_fall_backs(fleet)
-    fleet.backoffs.end_early(world, _spec_of_placement(config, world))
+    fleet.backoffs.end_early(world)
+    fleet.memory = replace(memory, power_offs=rescue.forget_undone(fleet))
     popped = rescue.watch_popped(fleet)
     rescue.rescue_all(fleet, popped)
     queues = launch.launch_all(fleet)
@@ -57,22 +60,33 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             free_volumes=free_volumes,
             retired=_retired(fleet),
             planned_at=now,
-            clearml_was_incomplete=not world.clearml.complete,
+            clearml_since=(memory.clearml_since or now) if world.clearml.complete else None,
+            queue_ids=_queue_ids(fleet),
             volumes_listed_at=_volumes_listed_at(fleet),
             unconfirmed_need=_unconfirmed(fleet),
-            zones=tuple(sorted({f.instance.zone for f in fleet.facts.values()})),
+            zones=_zones(fleet),
         ),
         queues=tuple(queues),
         instances=tuple(_decisions(fleet)),
     )
 
 
-def _spec_of_placement(config: Config, world: World) -> Mapping[Placement, str]:
-    return {
-        placement: world.specs.get(queue.name, "")
-        for queue in config.queues.values()
-        for placement in queue.placements
-    }
+def _zones(fleet: Fleet) -> tuple[str, ...]:
+    """Where something of ours is, may come to be, or was not yet seen to be gone."""
+    zones = {fact.instance.zone for fact in fleet.facts.values()}
+    zones |= {p.placement.zone for p in fleet.pending.values() if p.placement is not None}
+    for name in fleet.memory.zones:
+        view = fleet.world.zones.get(name)
+        if view is None or not view.complete or view.volumes is None or view.volumes:
+            zones.add(name)
+    return tuple(sorted(zones))
+
+
+def _queue_ids(fleet: Fleet) -> dict[str, str]:
+    served = {fact.instance.queue for fact in fleet.facts.values()}
+    served |= {off.queue for off in fleet.memory.power_offs.values()} | set(fleet.config.queues)
+    seen = {name: queue.id for name, queue in fleet.world.clearml.queues.items()}
+    return {k: v for k, v in (fleet.memory.queue_ids | seen).items() if k in served}
 
 
 def _pending(fleet: Fleet) -> dict[str, Pending]:
@@ -86,10 +100,12 @@ def _pending(fleet: Fleet) -> dict[str, Pending]:
 
 
 def _power_offs(fleet: Fleet) -> dict[str, PowerOff]:
+    asked = fleet.world.clearml.complete and fleet.world.clearml.ended_tasks is not None
+    stopping = {fact.name for fact in fleet.facts.values() if fact.state is S.STOPPING}
     kept = {
         name: off
         for name, off in fleet.memory.power_offs.items()
-        if fleet.now - off.decided_at < RESCUE_WATCH
+        if not asked or name in stopping or fleet.now - off.decided_at < RESCUE_WATCH
     }
     for effect in fleet.effects:
         if isinstance(effect, StopInstance):
@@ -157,7 +173,23 @@ def _decision(
         because=because,
         previous=fact.previous if fact.previous is not fact.state else None,
         effect=effect,
+        hands_off=fact.hands_off,
+        from_outside=_from_outside(fleet, fact),
     )
+
+
+_UP = frozenset({S.STARTING, S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST})
+
+
+def _from_outside(fleet: Fleet, fact: Fact) -> bool:
+    """Whether its state changed by somebody else's doing."""
+    before = fleet.memory.instances.get(fact.instance.id)
+    if before is None or before.state is fact.state:
+        return False
+    if fact.state not in TRANSITIONS[before.state]:
+        return True
+    stopped = fact.state in (S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE)
+    return stopped and before.state in _UP and not (before.stop_decided_at or fact.fell_back)
 
 
 def _plain_verdict(fact: Fact, tasks: Mapping[str, str]) -> tuple[Reason, str]:

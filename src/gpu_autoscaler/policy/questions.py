@@ -50,6 +50,7 @@ def ended_tasks_since(
 def queue_names(memory: Memory, config: Config) -> list[str]:
     """Every queue to read: the configured ones, and those that instances of ours still serve."""
     served = {known.last_seen.queue for known in memory.instances.values()}
+    served |= {off.queue for off in memory.power_offs.values()}
     return [*config.queues, *sorted(served - set(config.queues) - {""})]
 
 

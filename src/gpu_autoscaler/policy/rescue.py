@@ -11,10 +11,11 @@ from datetime import datetime
 
 from gpu_autoscaler.domain.effects import Reason, RescueTask
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import PowerOff
 from gpu_autoscaler.domain.model import Task, TaskStatus
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.guard import popped_tasks
-from gpu_autoscaler.policy.settings import CLOCK_MARGIN, HANGING_AFTER, POPPED_STUCK
+from gpu_autoscaler.policy.settings import CLOCK_MARGIN, HANGING_AFTER, PAUSED_AFTER, POPPED_STUCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,13 @@ def watch_popped(fleet: Fleet) -> Popped:
     """Follow the tasks between pop and start; the ones that stay there have lost their agent."""
     clearml = fleet.world.clearml
     if not clearml.complete:
-        return Popped(fleet.memory.popped, frozenset())
+        return Popped({}, frozenset())
+    last = fleet.memory.planned_at
+    # who could not reach ClearML, or stood still, may be about to start what it pulled
+    paused = last is None or fleet.now - last > PAUSED_AFTER
+    before = {} if paused else fleet.memory.popped
     first_seen = {
-        task.id: fleet.memory.popped.get(task.id, fleet.now)
+        task.id: before.get(task.id, fleet.now)
         for task in popped_tasks(clearml.queues, clearml.open_tasks)
     }
     return Popped(first_seen, stuck_tasks(first_seen, fleet.now))
@@ -41,6 +46,21 @@ def watch_popped(fleet: Fleet) -> Popped:
 def stuck_tasks(first_seen: Mapping[str, datetime], now: datetime) -> frozenset[str]:
     """Popped tasks that have stayed so for too long: their agent is gone."""
     return frozenset(task for task, at in first_seen.items() if now - at >= POPPED_STUCK)
+
+
+def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
+    """The power-offs that happened: not those of machines that run, and are not being stopped.
+
+    What ends on such a machine ends for its own reasons.
+    """
+    running = {
+        fact.name
+        for fact in fleet.facts.values()
+        if fact.seen
+        and fact.state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK)
+        and f"stop:{fact.instance.id}" not in fleet.pending
+    }
+    return {name: off for name, off in fleet.memory.power_offs.items() if name not in running}
 
 
 def rescue_all(fleet: Fleet, popped: Popped) -> None:

@@ -1,6 +1,9 @@
 """The policy's own numbers: what no operator needs to set, each with its reason."""
 
+from collections.abc import Mapping
 from datetime import timedelta
+
+from gpu_autoscaler.domain.effects import CREATE_DEADLINE, LISTING_LAG, Failure
 
 WORKER_FRESH = timedelta(seconds=90)
 """A worker reports every 30 s; one whose last report is younger than three of them is alive."""
@@ -17,8 +20,9 @@ POPPED_STUCK = timedelta(minutes=3)
 RESCUE_WATCH = timedelta(minutes=15)
 """For so long after a power-off, its tasks are looked at: past the 600 s of a worker entry."""
 
-CLOCK_MARGIN = timedelta(seconds=60)
-"""Between our clock and ClearML's. Safe: what we stop had no task for twice as long."""
+CLOCK_MARGIN = timedelta(seconds=5)
+"""What is left between our clock and ClearML's after the correction by its `Date` header, which
+counts whole seconds. Safe: what we stop had no task for far longer."""
 
 HANGING_AFTER = timedelta(seconds=90)
 """A task still in progress so long after its machine was powered off runs nowhere."""
@@ -28,6 +32,10 @@ RETIRED_FOR = timedelta(minutes=11)
 
 START_SETTLE = timedelta(seconds=60)
 """An accepted power-on shows in listings after 30 s at the latest; twice that is a fall-back."""
+
+HALF_MADE_AFTER = CREATE_DEADLINE + LISTING_LAG
+"""Older than this, nobody is making a server any more: not us before a crash, nor a second
+daemon."""
 
 OUTAGE_WINDOW = timedelta(minutes=2)
 """Workers that fall silent within this of each other have a common cause."""
@@ -55,5 +63,16 @@ REJECTED_PAUSE = timedelta(minutes=60)
 UNAUTHORIZED_PATIENCE = timedelta(minutes=2)
 """Scaleway's IAM is eventually consistent: a granted permission can be refused for a while."""
 UNAUTHORIZED_PAUSE = timedelta(minutes=5)
+FAILED_EFFECT_PAUSE: Mapping[Failure, timedelta] = {
+    Failure.TRANSIENT: START_SETTLE,  # it may have taken effect: see first
+    Failure.RATE_LIMITED: timedelta(minutes=1),
+    Failure.UNAUTHORIZED: timedelta(minutes=2),
+    Failure.REJECTED: timedelta(minutes=10),
+}
+"""How long a failed stop, removal, tag or rescue is not tried again; other failures at once."""
+UNCONFIRMED_PATIENCE = timedelta(minutes=2)
+"""Without memory, a zone that does not answer holds back launches elsewhere for so long."""
+PAUSED_AFTER = timedelta(minutes=2)
+"""A cycle so long after the last one cannot tell what stood still meanwhile."""
 BACKOFF_FORGOTTEN = timedelta(hours=2)
 """So long after its end, a back-off no longer counts as the previous one in a row."""

@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.lifecycle import BILLED, BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
@@ -19,7 +20,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
 )
 from gpu_autoscaler.policy.guard import claims_on
-from gpu_autoscaler.policy.settings import START_SETTLE, WORKER_FRESH, WORKER_LOST
+from gpu_autoscaler.policy.settings import HALF_MADE_AFTER, START_SETTLE, WORKER_FRESH, WORKER_LOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class Fact:
     """Why it is never touched; empty when it may be."""
     fell_back: bool = False
     """A power-on that was accepted ended in `stopped`: no stock, said without a word."""
+    serves: bool = True
+    """Its agent pulls from the queue as ClearML has it now; a queue deleted and made again
+    under its name is another one, which the agent never asks."""
+    abandoned: bool = False
+    """Half-made, and nobody is making it any more."""
 
     @property
     def name(self) -> str:
@@ -49,6 +55,18 @@ class Fact:
     def registered(self) -> bool:
         """Its agent was seen in any boot."""
         return REGISTERED_TAG in self.instance.tags or self.memory.last_report_at is not None
+
+    @property
+    def billed(self) -> bool:
+        """Paid by the minute."""
+        return self.state in BILLED and not self.abandoned
+
+    @property
+    def capacity(self) -> bool:
+        """Will take a waiting task of its queue, if nothing is done to it."""
+        return (self.state is S.IDLE and self.serves) or (
+            self.state in BOOTING and not self.abandoned
+        )
 
 
 class Join:
@@ -75,30 +93,19 @@ class Join:
         for zone in self._world.zones.values():
             for instance in zone.instances if zone.complete else ():
                 if instance.id not in gone:
-                    found[instance.id] = self._seen(instance)
+                    found[instance.id] = self._fact(instance, seen=True)
         for server_id, known in self._memory.instances.items():
             if server_id not in found and server_id not in gone:
-                # a listing that lacks it proves nothing: only a 404 on it does
-                found[server_id] = Fact(known.last_seen, known.state, known, known.state, False)
+                # a listing that lacks it proves nothing: only a 404 on it does. What ClearML
+                # says of it counts all the same
+                found[server_id] = self._fact(known.last_seen, seen=False)
         return found
 
-    def _seen(self, instance: Instance) -> Fact:
+    def _fact(self, instance: Instance, *, seen: bool) -> Fact:
         known = self._memory.instances.get(instance.id)
-        if known is None:
-            known = InstanceMemory(
-                last_seen=instance,
-                state=S.STOPPED if instance.state is ServerState.STOPPED else S.PROVISIONING,
-                state_since=self._now,
-                booted_at=instance.created_at,
-                start_accepted_at=self._accepted_create(instance),
-            )
-            if instance.state is ServerState.STOPPED and PROVISIONING_TAG not in instance.tags:
-                # without memory the API's own change date is the best witness of the stop
-                known = replace(known, state_since=min(instance.modified_at, self._now))
-            previous = was = None
-        else:
-            previous, was = known.state, known.last_seen.state
-        known = self._booted(replace(known, last_seen=instance), instance)
+        previous = known.state if known is not None else None
+        was = known.last_seen.state if known is not None else None
+        known = self._booted(replace(known or self._first_sight(instance), last_seen=instance), was)
         workers = self._workers.get(instance.name, [])
         tasks = self._tasks.get(instance.name, [])
         reports = [w.last_report_at for w in workers if w.last_report_at > known.booted_at]
@@ -107,39 +114,61 @@ class Join:
             if known.last_report_at is None or newest > known.last_report_at:
                 known = replace(known, last_report_at=newest)
         claims = claims_on(instance.name, workers, tasks)
+        if claims:
+            known = replace(known, claimed_at=self._now)
         state = self._state(instance, known, claims, was is ServerState.STARTING)
-        fell_back = state is S.STOPPED and known.start_accepted_at is not None
+        fell_back = seen and state is S.STOPPED and known.start_accepted_at is not None
         known = self._remember(known, state, instance, workers)
+        half_made = state is S.PROVISIONING and instance.state is ServerState.STOPPED
         return Fact(
             instance,
             state,
             known,
             previous,
-            seen=True,
+            seen=seen,
             claims=claims,
             hands_off=self._hands_off(instance, known),
             fell_back=fell_back,
+            serves=self._serves(instance, workers),
+            abandoned=half_made and self._now - instance.created_at >= HALF_MADE_AFTER,
         )
 
-    def _accepted_create(self, instance: Instance) -> datetime | None:
+    def _first_sight(self, instance: Instance) -> InstanceMemory:
+        stopped = instance.state is ServerState.STOPPED
+        finished = stopped and PROVISIONING_TAG not in instance.tags
         created = self._memory.pending.get(f"create:{instance.name}")
-        return created.decided_at if created else None
+        return InstanceMemory(
+            last_seen=instance,
+            state=S.STOPPED if finished else S.PROVISIONING,
+            # without memory the API's own change date is the best witness of a stop
+            state_since=min(instance.modified_at, self._now) if finished else self._now,
+            booted_at=instance.created_at,
+            start_accepted_at=created.decided_at if created else None,
+        )
 
-    def _booted(self, known: InstanceMemory, instance: Instance) -> InstanceMemory:
-        """Begin a new boot when the instance was off, or is starting, and was not before."""
-        off = known.state in (S.STOPPED, S.STOPPED_IN_PLACE, S.STOPPING, S.DELETING)
-        running = instance.state is ServerState.RUNNING
-        starting = instance.state is ServerState.STARTING and known.state is not S.STARTING
-        still_stopping = f"stop:{instance.id}" in self._memory.pending
-        if starting or (running and off and not still_stopping):
-            # it was still off a cycle ago, so every report since then is of this boot
-            began = self._memory.planned_at or known.booted_at
-            if known.start_accepted_at is not None:
-                began = min(began, known.start_accepted_at)
-            if known.state is S.PROVISIONING:
-                began = known.booted_at
-            return replace(known, booted_at=began, last_report_at=None, idle_since=None)
-        return known
+    def _booted(self, known: InstanceMemory, was: ServerState | None) -> InstanceMemory:
+        """A machine that is off has no reports: what comes later is of its next boot."""
+        match known.last_seen.state:
+            case ServerState.STOPPED | ServerState.STOPPED_IN_PLACE:
+                began = self._now
+            case ServerState.STARTING if was is ServerState.RUNNING:
+                began = self._memory.planned_at or self._now  # rebooted by somebody
+            case ServerState.RUNNING if was is ServerState.STOPPING:
+                began = self._memory.planned_at or self._now  # the same, between two looks
+            case _:
+                return known
+        return replace(
+            known,
+            booted_at=began,
+            last_report_at=None,
+            idle_since=None,
+            first_idle_report_at=None,
+        )
+
+    def _serves(self, instance: Instance, workers: Sequence[Worker]) -> bool:
+        queue = self._world.clearml.queues.get(instance.queue)
+        asked = {queue_id for worker in workers for queue_id in worker.queue_ids}
+        return queue is None or not asked or queue.id in asked
 
     def _state(
         self,
@@ -165,7 +194,8 @@ class Join:
 
     def _stopped_state(self, instance: Instance, known: InstanceMemory, was_starting: bool) -> S:
         pending = self._memory.pending
-        if f"delete:{instance.id}" in pending:
+        deleting = pending.get(f"delete:{instance.id}")
+        if deleting is not None and not deleting.failed:
             return S.DELETING
         if PROVISIONING_TAG in instance.tags:
             return S.PROVISIONING
@@ -195,10 +225,11 @@ class Join:
             if REGISTERED_TAG in instance.tags and (known.state is S.LOST or waited):
                 return S.LOST
             return S.INITIALIZING
-        silent_for = self._now - report
-        if silent_for < WORKER_FRESH:
+        if self._now - report < WORKER_FRESH:
             return S.RUNNING_TASK if claims else S.IDLE
-        if silent_for > WORKER_LOST or known.state is S.LOST:
+        # after an outage nobody has had the time to report yet
+        heard_since = max(report, self._memory.clearml_since or self._now)
+        if self._now - heard_since > WORKER_LOST or known.state is S.LOST:
             return S.LOST
         return S.RUNNING_TASK if claims else S.IDLE
 
@@ -211,7 +242,7 @@ class Join:
     ) -> InstanceMemory:
         if state is not known.state:
             known = replace(known, state=state, state_since=self._now)
-        elif state is S.INITIALIZING and self._memory.clearml_was_incomplete:
+        elif state is S.INITIALIZING and self._memory.clearml_since is None:
             # nobody could have registered meanwhile: the stale clock starts anew
             known = replace(known, state_since=self._now)
         if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK):
@@ -256,7 +287,8 @@ class Join:
         return before is not None and before.state is S.RUNNING_TASK
 
     def _keep_seen(self, known: InstanceMemory, instance: Instance) -> datetime | None:
-        return (known.keep_seen_at or self._now) if KEEP_TAG in instance.tags else None
+        kept = any(tag == KEEP_TAG or tag.startswith(f"{KEEP_TAG}=") for tag in instance.tags)
+        return (known.keep_seen_at or self._now) if kept else None
 
     def _hands_off(self, instance: Instance, known: InstanceMemory) -> str:
         if instance.protected:
@@ -265,22 +297,18 @@ class Join:
             return "Scaleway locked it"
         if instance.state is ServerState.UNKNOWN:
             return f"its state is unknown to this version ({instance.state_detail})"
-        until = kept_until(instance, known, self._config)
+        until = kept_until(known, self._config)
         if until is not None and self._now < until:
             return f"it is kept until {until:%Y-%m-%d %H:%M} UTC"
         return ""
 
 
-def kept_until(instance: Instance, known: InstanceMemory, config: Config) -> datetime | None:
-    """When its `keep` tag ends; None without one. A time that cannot be read counts as bare."""
-    value = instance.tag(KEEP_TAG)
-    if value is None and KEEP_TAG not in instance.tags:
+def kept_until(known: InstanceMemory, config: Config) -> datetime | None:
+    """When its `keep` tag ends; None without one. A time that cannot be read counts as none."""
+    if known.keep_seen_at is None:
         return None
-    if value is not None:
-        try:
-            until = datetime.fromisoformat(value)
-        except ValueError:
-            until = None
-        if until is not None and until.tzinfo is not None:
-            return until
-    return (known.keep_seen_at or known.state_since) + config.keep
+    try:
+        until = datetime.fromisoformat(known.last_seen.tag(KEEP_TAG) or "")
+    except ValueError:
+        return known.keep_seen_at + config.keep
+    return until if until.tzinfo is not None else until.replace(tzinfo=UTC)

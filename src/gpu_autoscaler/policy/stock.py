@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from gpu_autoscaler.domain.decisions import World
-from gpu_autoscaler.domain.effects import CreateInstance, Failure, Outcome, StartInstance
+from gpu_autoscaler.domain.effects import Failure, Outcome
 from gpu_autoscaler.domain.memory import Backoff
 from gpu_autoscaler.domain.model import Availability, Placement
 from gpu_autoscaler.policy import settings
@@ -32,29 +32,32 @@ class Backoffs:
 
     def __init__(self, kept: Iterable[Backoff], now: datetime) -> None:
         self._now = now
-        self._by_placement = {
-            b.placement: b for b in kept if now < b.until + settings.BACKOFF_FORGOTTEN
-        }
+        self._all = {_key(b): b for b in kept if now < b.until + settings.BACKOFF_FORGOTTEN}
 
     def kept(self) -> tuple[Backoff, ...]:
         """For the next memory."""
-        return tuple(sorted(self._by_placement.values(), key=lambda b: b.placement))
+        return tuple(self._all[key] for key in sorted(self._all))
 
     def failed(
         self, placement: Placement, failure: Failure, message: str, *, spec: str = ""
     ) -> None:
         """A launch at this placement failed. Several at once count as one."""
-        before = self._by_placement.get(placement)
-        same = before is not None and before.failure is failure
-        if before is not None and same and self._now < before.until:
-            return
-        failures = before.failures + 1 if before is not None and same else 1
+        key = (placement, spec if failure is Failure.REJECTED else "")
+        before = self._all.get(key)
+        if before is not None and self._now < before.until:
+            if before.failure is failure:
+                return
+            failures = 1
+        else:
+            same = before is not None and before.failure is failure
+            failures = before.failures + 1 if before is not None and same else 1
         first, most = _LADDER[failure]
         # beyond the cap doubling changes nothing; bounded, so that it cannot overflow either
-        pause = min(first * 2 ** min(failures - 1, 10), most)
-        self._by_placement[placement] = Backoff(
-            placement, failure, failures, self._now + pause, message, spec
-        )
+        until = self._now + min(first * 2 ** min(failures - 1, 10), most)
+        if before is None or until > before.until:
+            self._all[key] = Backoff(
+                placement, failure, failures, self._now, until, message, key[1]
+            )
 
     def learn(self, outcome: Outcome, spec: str, unauthorized_since: datetime | None) -> None:
         """Draw the consequences of one ended launch."""
@@ -70,33 +73,32 @@ class Backoffs:
             return  # tried again in the next cycle: a fresh permission needs a while to spread
         self.failed(placement, outcome.failure, outcome.message, spec=spec)
 
-    def launched(self, placement: Placement) -> None:
-        """An instance runs there: the row of failures is over."""
-        self._by_placement.pop(placement, None)
+    def booted(self, placement: Placement, at: datetime) -> None:
+        """An instance began to boot there: failures from before are over."""
+        for key, backoff in list(self._all.items()):
+            if key[0] == placement and at > backoff.failed_at:
+                del self._all[key]
 
-    def end_early(self, world: World, spec_of: Mapping[Placement, str]) -> None:
+    def end_early(self, world: World) -> None:
         """End back-offs whose cause is seen to be gone."""
-        for placement, backoff in list(self._by_placement.items()):
-            zone = world.zones.get(placement.zone)
-            stock = (zone.availability or {}).get(placement.commercial_type) if zone else None
-            if backoff.failure is Failure.OUT_OF_STOCK and stock is not None:
-                if stock is Availability.SHORTAGE:
-                    self._by_placement[placement] = replace(backoff, shortage_seen=True)
-                elif backoff.shortage_seen and self._now < backoff.until:
-                    # a change, not a claim: a probe that always says "available" ends nothing
-                    self._by_placement[placement] = replace(
-                        backoff, until=self._now, shortage_seen=False
-                    )
-            spec = spec_of.get(placement)
-            if backoff.failure is Failure.REJECTED and spec is not None and spec != backoff.spec:
-                del self._by_placement[placement]
+        for key, backoff in list(self._all.items()):
+            zone = world.zones.get(backoff.placement.zone)
+            stocks = (zone.availability or {}) if zone else {}
+            stock = stocks.get(backoff.placement.commercial_type)
+            if backoff.failure is not Failure.OUT_OF_STOCK or stock is None:
+                continue
+            if stock is Availability.SHORTAGE:
+                self._all[key] = replace(backoff, shortage_seen=True)
+            elif backoff.shortage_seen and self._now < backoff.until:
+                # a change, not a claim: a probe that always says "available" ends nothing
+                self._all[key] = replace(backoff, until=self._now, shortage_seen=False)
 
-    def of(self, placement: Placement) -> Backoff | None:
-        """What keeps this placement from being tried now, or None."""
-        own = self._by_placement.get(placement)
-        if own is not None and self._now < own.until:
-            return own
-        for other in self._by_placement.values():
+    def of(self, placement: Placement, spec: str) -> Backoff | None:
+        """What keeps a launch with this spec from being tried here now, or None."""
+        for backoff in (self._all.get((placement, "")), self._all.get((placement, spec))):
+            if backoff is not None and self._now < backoff.until:
+                return backoff
+        for other in self._all.values():
             # a quota is the organization's, per type, in all zones
             if (
                 other.failure is Failure.QUOTA
@@ -107,6 +109,6 @@ class Backoffs:
         return None
 
 
-def launches(outcomes: Iterable[Outcome]) -> Iterable[Outcome]:
-    """Those outcomes that tell something about a placement."""
-    return (o for o in outcomes if isinstance(o.effect, CreateInstance | StartInstance))
+def _key(backoff: Backoff) -> tuple[Placement, str]:
+    """A rejected request is a configuration's fault, everything else the placement's."""
+    return backoff.placement, backoff.spec

@@ -48,37 +48,54 @@ def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
 
 def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
     queue = fleet.queue(name)
-    idle = [f for f in fleet.of_queue(name) if f.state is S.IDLE and not f.hands_off]
+    idle = [
+        fact
+        for fact in fleet.of_queue(name)
+        if fact.state is S.IDLE and not fact.hands_off and not fleet.under_way("stop", fact)
+    ]
     idle.sort(key=lambda fact: fact.memory.idle_since or fleet.now)
-    billed = fleet.billed(name)
-    most = queue.max_instances if queue else 0
+    excess = _excess(fleet, name, queue)
+    staying = fleet.staying(name)
     fewest = queue.min_instances if queue and name in fleet.world.clearml.queues else 0
-    surplus = min(len(idle) - len(fleet.waiting(name)), billed - fewest)
-    above_max = min(billed - most, len(idle))
-    for place, fact in enumerate(idle):
+    spare = staying - fewest
+    free = sum(fact.serves for fact in idle) - len(fleet.waiting(name))
+    for fact in idle:
         since = fact.memory.idle_since or fleet.now
         idle_for = fleet.now - since
-        timeout = _idle_timeout(queue, fact)
-        if place < above_max:
-            why = f"{billed} are billed, max_instances is {most}"
+        timeout = GRACE_AFTER_TASK if excess > 0 else _idle_timeout(queue, fact)
+        if idle_for < timeout:
+            left = format_duration(_whole(timeout - idle_for))
+            verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
+            fleet.verdicts[fact.instance.id] = (
+                verdict,
+                f"idle since {since:%H:%M:%S}; stops in {left}",
+            )
+        elif excess > 0:
+            why = f"{staying} of at most {staying - excess} are billed"
             if queue is None:
                 why = f"queue {name} is no longer in the configuration"
-            because = f"{fact.name} is idle and {why}"
-            _stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck)
-        elif idle_for < timeout:
-            left = timeout - idle_for
-            verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
-            text = f"idle since {since:%H:%M:%S}; stops in {format_duration(_whole(left))}"
-            fleet.verdicts[fact.instance.id] = (verdict, text)
-        elif place < surplus:
+            because = f"{fact.name} is idle, and {why}"
+            if _stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck):
+                excess, spare, free = excess - 1, spare - 1, free - fact.serves
+        elif spare <= 0:
+            text = f"idle, kept by min_instances = {fewest}"
+            fleet.verdicts[fact.instance.id] = (Reason.MIN_INSTANCES, text)
+        elif free <= 0 and fact.serves:
+            fleet.verdicts[fact.instance.id] = (Reason.DEMAND, "idle, kept for waiting tasks")
+        else:
             because = (
                 f"{fact.name} is idle for {format_duration(_whole(idle_for))}, "
                 f"its timeout is {format_duration(timeout)}"
             )
-            _stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck)
-        else:
-            kept_for = "waiting tasks" if billed > fewest else f"min_instances = {fewest}"
-            fleet.verdicts[fact.instance.id] = (Reason.WAITING, f"idle, kept for {kept_for}")
+            if _stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck):
+                spare, free = spare - 1, free - fact.serves
+
+
+def _excess(fleet: Fleet, name: str, queue: QueueConfig | None) -> int:
+    """How many billed instances are above the queue's, or the fleet's, maximum."""
+    own = fleet.staying(name) - (queue.max_instances if queue else 0)
+    most = fleet.config.max_instances
+    return own if most is None else max(own, fleet.staying() - most)
 
 
 def _idle_timeout(queue: QueueConfig | None, fact: Fact) -> timedelta:
@@ -117,7 +134,7 @@ def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
         return
     queue = fleet.queue(fact.instance.queue)
     timeout = queue.lost_timeout if queue else fleet.config.orphan_timeout
-    since = max(fact.memory.state_since, fact.memory.idle_since or fact.memory.state_since)
+    since = max(fact.memory.state_since, fact.memory.claimed_at or fact.memory.state_since)
     if fleet.now - since < timeout:
         text = f"{silent}; powered off after {format_duration(timeout)}"
         fleet.verdicts[fact.instance.id] = (Reason.LOST_WORKER, text)
@@ -141,9 +158,10 @@ def _outage(fleet: Fleet, fact: Fact) -> bool:
 
 def _stop(
     fleet: Fleet, fact: Fact, reason: Reason, because: str, held: Guard, stuck: frozenset[str]
-) -> None:
-    if not fleet.touchable(fact):
-        return
+) -> bool:
+    """Plan it unless something forbids it; whether it was planned."""
+    if not fleet.touchable(fact, "stop"):
+        return False
     memory = fact.memory
     refused = guard.refusal(
         held, fact.instance, memory.booted_at, fleet.world.clearml, stuck, fleet.now
@@ -153,7 +171,7 @@ def _stop(
         refused = "its agent has reported no task only once"
     if refused is not None:
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, f"not stopped: {refused}")
-        return
+        return False
     fleet.add(
         StopInstance(
             instance=fact.instance,
@@ -169,6 +187,7 @@ def _stop(
         fact,
         memory=replace(memory, stop_decided_at=fleet.now, delete_when_stopped=remove),
     )
+    return True
 
 
 def _whole(duration: timedelta) -> timedelta:

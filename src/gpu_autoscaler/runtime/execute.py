@@ -5,6 +5,7 @@ cycle nor another queue. How each one ended waits here for the next plan.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,8 +42,8 @@ from gpu_autoscaler.runtime.ports import Bootstrap, Clearml, Scaleway
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 16
-"""Slow effects (create, delete) in flight; quick ones are not bounded by them."""
+AT_ONCE = 32
+"""Effects of one kind in flight: slow deletions never keep a creation waiting."""
 
 _FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
     (OutOfStock, Failure.OUT_OF_STOCK),
@@ -87,11 +88,11 @@ class LiveExecutor:
     """Acts on the real (or emulated) services."""
 
     def __init__(
-        self, clearml: Clearml, scaleway: Scaleway, clock: Clock, on_outcome: Callable[[], None]
+        self, clearml: Clearml, scaleway: Scaleway, clock: Clock, on_empty_shelf: Callable[[], None]
     ) -> None:
         self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
-        self._on_outcome = on_outcome
-        self._slow = asyncio.Semaphore(AT_ONCE)
+        self._on_empty_shelf = on_empty_shelf
+        self._lanes: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self._running: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
 
@@ -121,12 +122,8 @@ class LiveExecutor:
         seconds = effect.deadline.total_seconds()
         failure, message = None, ""
         try:
-            async with asyncio.timeout(seconds):
-                if isinstance(effect, CreateInstance | DeleteInstance):
-                    async with self._slow:
-                        message = await self._do(effect, orders)
-                else:
-                    message = await self._do(effect, orders)
+            async with asyncio.timeout(seconds), self._lanes[effect.verb]:
+                message = await self._do(effect, orders)
             failure = Failure.GUARD if message else None
         except TimeoutError:
             failure, message = Failure.TRANSIENT, f"not done within {seconds:.0f} s"
@@ -136,8 +133,8 @@ class LiveExecutor:
             log.exception("effect crashed", effect=effect.key)
             failure, message = Failure.TRANSIENT, f"{type(error).__name__} inside the daemon"
         self._outcomes.append(Outcome(effect, self._clock.now(), failure, message))
-        if failure is not None:
-            self._on_outcome()
+        if failure is Failure.OUT_OF_STOCK:
+            self._on_empty_shelf()  # the next placement is tried at once
 
     async def _do(self, effect: Effect, orders: Orders) -> str:
         """Do it; a returned sentence says why it was left undone."""
@@ -151,8 +148,8 @@ class LiveExecutor:
                 return await self._stop(effect, orders)
             case DeleteInstance(instance=instance):
                 await self._scaleway.delete(instance)
-            case SetTags(instance=instance, tags=tags):
-                await self._scaleway.set_tags(instance, tags)
+            case SetTags(instance=instance, add=add, remove=remove):
+                await self._scaleway.change_tags(instance, add, remove)
             case DeleteVolume(volume=volume):
                 await self._scaleway.delete_volume(volume)
             case RescueTask(task=task, because=because):
@@ -163,8 +160,9 @@ class LiveExecutor:
 
     async def _stop(self, effect: StopInstance, orders: Orders) -> str:
         if effect.guard is not Guard.NONE:
-            ids = list(orders.queue_ids.values())
-            view = await last_look(self._clearml, list(orders.queue_ids), ids, self._clock)
+            view = await last_look(
+                self._clearml, list(orders.queue_ids), orders.queue_ids, self._clock
+            )
             refused = guard.refusal(
                 effect.guard,
                 effect.instance,

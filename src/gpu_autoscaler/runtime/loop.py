@@ -1,10 +1,10 @@
 """The one loop: observe, decide, act, record; every poll interval, or at once when woken."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -74,7 +74,7 @@ class Loop:
         self._stopping = asyncio.Event()
         self._memory: Memory | None = None
         self._lost_memory = True
-        self._bootstrap: tuple[Config, Bootstrap] | None = None
+        self._force: tuple[Config, Bootstrap] | None = None
         self.last: Cycle | None = None
 
     def last_finished_at(self) -> datetime | None:
@@ -93,7 +93,7 @@ class Loop:
     @property
     def interval(self) -> timedelta:
         """Between two cycles."""
-        return self._source.current().poll_interval
+        return self._in_force()[0].poll_interval
 
     async def prepare(self) -> None:
         """Load the memory. Raises OSError with a sentence when it is there and may not be used."""
@@ -106,6 +106,10 @@ class Loop:
             young = False
             try:
                 young = (await self.cycle()).world.lost_memory
+            except asyncio.CancelledError:
+                if not self._stopping.is_set():
+                    raise
+                break
             except Exception:  # a defect of ours: the next cycle may be better, health says it
                 log.exception("cycle failed")
             await self._pause(CONFIRM_AFTER if young else self.interval)
@@ -131,8 +135,7 @@ class Loop:
 
     async def look(self, memory: Memory | None) -> Cycle:
         """Observe and decide, from this memory; nothing is kept, said or begun."""
-        config = self._source.current()
-        bootstrap = self._bootstrap_for(config)
+        config, bootstrap = self._in_force()
         world = await self._observer.observe(
             memory or Memory(), config, bootstrap, (), lost_memory=memory is None
         )
@@ -140,31 +143,49 @@ class Loop:
         return Cycle(now, world, plan(world, memory or Memory(), config, now), config)
 
     async def cycle(self) -> Cycle:
-        """One round: observe, decide, act, record."""
-        config = self._refreshed()
+        """One round: observe, decide, act, record.
+
+        Raises asyncio.CancelledError when it is told to stop while it observes.
+        """
+        self._refresh()
+        config, bootstrap = self._in_force()
         memory = self._memory or Memory()
-        bootstrap = self._bootstrap_for(config)
         outcomes = self._executor.take_outcomes()
-        world = await self._observer.observe(
-            memory, config, bootstrap, outcomes, lost_memory=self._lost_memory
-        )
-        now = self._clock.now()
-        made = plan(world, memory, config, now)
-        if self._stopping.is_set():
-            # told to stop while observing: what was just decided is not begun
+        try:
+            world = await self._unless_stopping(
+                self._observer.observe(
+                    memory, config, bootstrap, outcomes, lost_memory=self._lost_memory
+                )
+            )
+            now = self._clock.now()
+            made = plan(world, memory, config, now)
+            kept = await self._kept(made.memory)
+        except BaseException:
             self._executor.put_back(outcomes)
-            made = replace(made, effects=(), memory=memory)
-        elif await self._kept(made.memory):
+            raise
+        if kept:
             self._memory, self._lost_memory = made.memory, False
             self._recorder.record(world, made, now)
-            ids = {name: queue.id for name, queue in world.clearml.queues.items()}
             stuck = stuck_tasks(made.memory.popped, now)
-            self._executor.submit(Orders(made.effects, ids, bootstrap, stuck))
+            self._executor.submit(Orders(made.effects, made.memory.queue_ids, bootstrap, stuck))
         else:
             # what cannot be remembered must not be begun: a crash would double or leak it
             self._executor.put_back(outcomes)
         self.last = Cycle(self._clock.now(), world, made, config)
         return self.last
+
+    async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
+        """Nobody waits for services that hang when the process is told to end."""
+        looking = asyncio.ensure_future(observing)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._stopping.is_set():
+                raise asyncio.CancelledError
+            return await looking
+        finally:
+            looking.cancel()
+            stopping.cancel()
 
     async def _pause(self, interval: timedelta) -> None:
         await self._clock.sleep(min(SHORTEST_PAUSE, interval).total_seconds())
@@ -177,13 +198,27 @@ class Loop:
             waking.cancel()
         self._wake.clear()
 
-    def _refreshed(self) -> Config:
+    def _refresh(self) -> None:
+        """Take a changed configuration, if instances can be made from it."""
         news = self._source.refresh()
-        if news is not None and news.error is not None:
-            log.error("configuration not used", error=str(news.error), in_force="the last good one")
-        elif news is not None:
+        if news is None:
+            return
+        error: Exception | None = news.error
+        if error is None:
+            try:
+                self._force = news.config, self._bootstrap_of(news.config)
+            except ValueError as refusal:
+                error = refusal
+        if error is not None:
+            log.error("configuration not used", error=str(error), in_force="the last good one")
+        else:
             log.info("configuration loaded", queues=list(news.config.queues), mended=news.mended)
-        return self._source.current()
+
+    def _in_force(self) -> tuple[Config, Bootstrap]:
+        if self._force is None:
+            config = self._source.current()
+            self._force = config, self._bootstrap_of(config)
+        return self._force
 
     async def _kept(self, memory: Memory) -> bool:
         try:
@@ -193,8 +228,3 @@ class Loop:
             return False
         self._recorder.failing("store", None, self._clock.now())
         return True
-
-    def _bootstrap_for(self, config: Config) -> Bootstrap:
-        if self._bootstrap is None or self._bootstrap[0] is not config:
-            self._bootstrap = (config, self._bootstrap_of(config))
-        return self._bootstrap[1]

@@ -72,28 +72,25 @@ class Observer:
     async def _look_at_clearml(
         self, memory: Memory, config: Config, lost_memory: bool
     ) -> ClearmlView:
+        names = questions.queue_names(memory, config)
         try:
             view = await _by_deadline(
-                look_at_clearml(self._clearml, questions.queue_names(memory, config), self._clock)
+                look_at_clearml(self._clearml, names, memory.queue_ids, self._clock)
             )
         except ApiError as error:
             return ClearmlView(complete=False, observed_at=self._clock.now(), error=str(error))
+        now = self._clock.now()
         since = questions.ended_tasks_since(
-            memory,
-            config,
-            view.workers,
-            view.open_tasks,
-            self._clock.now(),
-            lost_memory=lost_memory,
+            memory, config, view.workers, view.open_tasks, now, lost_memory=lost_memory
         )
         if since is None:
             return view
         skew = self._clearml.skew
-        ids = [queue.id for queue in view.queues.values()]
-        try:
-            ended = await _by_deadline(self._clearml.ended_tasks(ids, since + skew))
-        except ApiError:
-            return view  # not asked for, as far as the policy can tell: it asks again
+        ids = _ids(view.queues, memory.queue_ids)
+        # when it fails it was not asked, as far as the policy can tell: the next cycle asks again
+        ended = await _or_none(self._clearml.ended_tasks(ids, since + skew))
+        if ended is None:
+            return view
         return replace(view, ended_tasks=tuple(_task_in_our_time(task, skew) for task in ended))
 
     async def _look_at_zone(
@@ -101,8 +98,11 @@ class Observer:
     ) -> ZoneView:
         cloud = self._scaleway
         try:
-            instances = await _by_deadline(cloud.instances(zone))
-            gone = await _by_deadline(self._gone(zone, instances, memory))
+            (instances, gone), listed, availability = await asyncio.gather(
+                _by_deadline(self._instances(zone, memory)),
+                _or_none(cloud.volumes(zone)) if volumes else _nothing(),
+                _or_none(cloud.availability(zone)) if stock else _nothing(),
+            )
         except ApiError as error:
             now = self._clock.now()
             return ZoneView(zone=zone, complete=False, observed_at=now, error=str(error))
@@ -112,9 +112,15 @@ class Observer:
             observed_at=self._clock.now(),
             instances=tuple(instances),
             gone=gone,
-            volumes=_tuple(await _or_none(cloud.volumes(zone))) if volumes else None,
-            availability=await _or_none(cloud.availability(zone)) if stock else None,
+            volumes=None if listed is None else tuple(listed),
+            availability=availability,
         )
+
+    async def _instances(
+        self, zone: str, memory: Memory
+    ) -> tuple[Sequence[Instance], frozenset[str]]:
+        instances = await self._scaleway.instances(zone)
+        return instances, await self._gone(zone, instances, memory)
 
     async def _gone(
         self, zone: str, instances: Sequence[Instance], memory: Memory
@@ -143,28 +149,35 @@ class Observer:
         return self._prices
 
 
-async def look_at_clearml(clearml: Clearml, names: Sequence[str], clock: Clock) -> ClearmlView:
+async def look_at_clearml(
+    clearml: Clearml, names: Sequence[str], known_ids: Mapping[str, str], clock: Clock
+) -> ClearmlView:
     """The three reads of ClearML, in this order: a task on its way shows at least once.
 
-    Raises ApiError when any of them fails.
+    `known_ids` are queue ids from before, by name: a queue that was deleted or renamed meanwhile
+    still has tasks that run. Raises ApiError when any read fails.
     """
     queues = await clearml.queues(names)
     workers = await clearml.workers()
-    tasks = await clearml.open_tasks([queue.id for queue in queues.values()])
+    tasks = await clearml.open_tasks(_ids(queues, known_ids))
     return _view(clearml.skew, queues, workers, tasks, clock)
 
 
 async def last_look(
-    clearml: Clearml, names: Sequence[str], queue_ids: Sequence[str], clock: Clock
+    clearml: Clearml, names: Sequence[str], queue_ids: Mapping[str, str], clock: Clock
 ) -> ClearmlView:
     """The same reads right before a power-off, with tasks before queues (see `policy.guard`).
 
     Raises ApiError when any of them fails.
     """
-    tasks = await clearml.open_tasks(queue_ids)
+    tasks = await clearml.open_tasks(sorted(set(queue_ids.values())))
     queues = await clearml.queues(names)
     workers = await clearml.workers()
     return _view(clearml.skew, queues, workers, tasks, clock)
+
+
+def _ids(queues: Mapping[str, Queue], known_ids: Mapping[str, str]) -> list[str]:
+    return sorted({queue.id for queue in queues.values()} | set(known_ids.values()))
 
 
 def _view(
@@ -228,5 +241,5 @@ async def _or_none(read: Coroutine[Any, Any, T]) -> T | None:
         return None
 
 
-def _tuple(values: Sequence[T] | None) -> tuple[T, ...] | None:
-    return None if values is None else tuple(values)
+async def _nothing() -> None:
+    """Not asked."""

@@ -77,8 +77,10 @@ class Scaleway(Protocol):
     async def delete_volume(self, volume: Volume) -> None:
         """Remove a free volume of the fleet."""
 
-    async def set_tags(self, instance: Instance, tags: Collection[str]) -> None:
-        """Replace the instance's tags."""
+    async def change_tags(
+        self, instance: Instance, add: Collection[str], remove: Collection[str]
+    ) -> None:
+        """Add and take away tags; the others stay as they are by then."""
 
 
 class Bootstrap(Protocol):

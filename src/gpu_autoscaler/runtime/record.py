@@ -83,6 +83,10 @@ class Recorder:
             log.warning("failed", **about, kind=outcome.failure.value, error=outcome.message)
 
     def _decisions(self, plan: Plan) -> None:
+        for instance in plan.instances:
+            if instance.from_outside and instance.previous is not None:
+                change = f"{instance.previous.value} -> {instance.state.value}"
+                log.info("changed from outside", subject=instance.name, change=change)
         standing = {
             subject: (reason, because)
             for subject, reason, because in _verdicts(plan)

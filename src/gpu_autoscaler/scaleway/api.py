@@ -126,17 +126,22 @@ class ScalewayApi:
         await self._servers.power_off(instance.zone, instance.id)
 
     async def delete(self, instance: Instance) -> None:
-        """Remove an instance with its volumes, and see that they are gone.
+        """Remove a stopped instance with its volumes, and see that they are gone.
 
-        Raises Rejected when it is protected, locked or has lost the fleet's tags, Transient when
-        it is not gone in time (the next attempt goes on from there).
+        Raises Rejected when it is protected, locked, has lost the fleet's tags or was powered on
+        meanwhile, Transient when it is not gone in time (the next attempt goes on from there).
         """
-        await self._removal.server(instance.zone, instance.id, instance.volumes)
+        await self._removal.server(instance.zone, instance.id, instance.volumes, only_stopped=True)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Remove a free volume. Raises Rejected when it is held or lacks the fleet's tags."""
         await self._removal.volume(volume.zone, volume.id)
 
-    async def set_tags(self, instance: Instance, tags: Collection[str]) -> None:
-        """Replace the instance's tags. Raises Rejected when the fleet's are not among them."""
-        await self._servers.set_tags(instance.zone, instance.id, tags)
+    async def change_tags(
+        self, instance: Instance, add: Collection[str], remove: Collection[str]
+    ) -> None:
+        """Add and take away tags; the others stay as they are by then.
+
+        Raises Rejected when the fleet's would not be among them.
+        """
+        await self._servers.change_tags(instance.zone, instance.id, add, remove)

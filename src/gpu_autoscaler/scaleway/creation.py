@@ -96,12 +96,14 @@ class Creation:
         """Take the phase tag away. The machine is good and starting: no failure here undoes it,
         the loop takes the tag away later."""
 
-        async def set_tags() -> None:
-            await self._servers.set_tags(order.placement.zone, born.instance.id, order.tags)
+        async def drop_phase() -> None:
+            await self._servers.change_tags(
+                order.placement.zone, born.instance.id, (), (PROVISIONING_TAG,)
+            )
 
         try:
             await persist(
-                self._clock, set_tags, attempts=STEP_ATTEMPTS, pause=STEP_PAUSE, errors=PASSING
+                self._clock, drop_phase, attempts=STEP_ATTEMPTS, pause=STEP_PAUSE, errors=PASSING
             )
         except ApiError:
             return

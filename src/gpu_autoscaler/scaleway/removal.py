@@ -20,6 +20,9 @@ REMOVAL_DEADLINE = 300.0
 """Seconds for a server and its volumes to go. Recorded: terminate 16 s, power off 46 s, a volume
 free 5 s later; a machine caught while starting has to arrive first (21 s and more)."""
 
+ON = (ServerState.RUNNING, ServerState.STARTING, ServerState.STOPPED_IN_PLACE)
+"""States that a stopped server is in only after somebody powered it on."""
+
 POLL_INTERVAL = 3.0
 """Seconds between two looks at something on its way out."""
 
@@ -33,15 +36,25 @@ class Removal:
         self._fleet = fleet
         self._clock = clock
 
-    async def server(self, zone: str, server_id: str, known: Iterable[VolumeRef] = ()) -> None:
+    async def server(
+        self,
+        zone: str,
+        server_id: str,
+        known: Iterable[VolumeRef] = (),
+        *,
+        only_stopped: bool = False,
+    ) -> None:
         """Remove a server of the fleet, in whatever state, then its volumes.
 
         `known` are its volumes as last listed, for the case that the server is gone already.
-        Raises Rejected for one that is protected, locked or not the fleet's, Transient when it
-        is not gone in time.
+        With `only_stopped` one that is on is left alone: somebody powered it on, and may use it.
+        Raises Rejected for that, and for one that is protected, locked or not the fleet's,
+        Transient when it is not gone in time.
         """
         deadline = self._clock.now() + timedelta(seconds=REMOVAL_DEADLINE)
-        way_out = _WayOut(self._servers, self._volumes, self._fleet, zone, server_id, known)
+        way_out = _WayOut(
+            self._servers, self._volumes, self._fleet, zone, server_id, known, only_stopped
+        )
         await self._until(way_out.step, deadline, f"server {server_id} in {zone}")
         for ref in way_out.left_behind:
             await self._until(self._volume_step(zone, ref), deadline, f"volume {ref.id} in {zone}")
@@ -91,7 +104,9 @@ class _WayOut:
         zone: str,
         server_id: str,
         known: Iterable[VolumeRef],
+        only_stopped: bool,
     ) -> None:
+        self._only_stopped = only_stopped
         self.left_behind = tuple(known)
         self._servers = servers
         self._volumes = volumes
@@ -120,6 +135,8 @@ class _WayOut:
             raise Rejected(f"{what} is protected")
         if instance.state is ServerState.LOCKED:
             raise Rejected(f"{what} is locked: a person has to look")
+        if self._only_stopped and instance.state in ON:
+            raise Rejected(f"{what} was powered on meanwhile: it is {instance.state}")
 
     async def _tag(self, server: Server) -> None:
         """After the server is gone only tags tell whose a volume is.

@@ -44,11 +44,15 @@ class Servers:
         path = f"{_server(zone, server_id)}/user_data/cloud-init"
         await self._transport.send("PATCH", path, content=user_data)
 
-    async def set_tags(self, zone: str, server_id: str, tags: Collection[str]) -> None:
-        """Replace the tags, and nothing else: the SDK's update would also reset protection,
-        networks and the dynamic IP to its defaults."""
+    async def change_tags(
+        self, zone: str, server_id: str, add: Collection[str], remove: Collection[str]
+    ) -> None:
+        """Add and take away tags, and nothing else: people may have set others meanwhile, and the
+        SDK's update would also reset protection, networks and the dynamic IP to its defaults."""
+        present = (await self.get(zone, server_id)).instance.tags
+        tags = sorted((present | set(add)) - set(remove))
         self._check(tags)
-        await self._transport.send("PATCH", _server(zone, server_id), json={"tags": [*tags]})
+        await self._transport.send("PATCH", _server(zone, server_id), json={"tags": tags})
 
     async def act(self, zone: str, server_id: str, action: str) -> None:
         """Ask for `poweron`, `poweroff` or `terminate`; the answer is only that it was heard."""

@@ -71,11 +71,10 @@ class LocalImage:
 class CommercialType:
     """What can be ordered in a zone."""
 
-    name: str
     price_eur_per_hour: float | None
     """Without tax; None when Scaleway does not say, which is not the same as free."""
-    gpus: int
     scratch_max_bytes: int
+    """Size of the largest scratch volume; 0 when it can have none."""
 
 
 def tags_of(raw: Any) -> frozenset[str]:
@@ -156,10 +155,8 @@ def commercial_types_of(raw: Mapping[str, Any]) -> dict[str, CommercialType]:
         listed = instance_v1.unmarshal_ListServersTypesResponse({"servers": raw}).servers
         return {
             name: CommercialType(
-                name=name,
                 # the SDK makes an unnamed price 0.0
                 price_eur_per_hour=_number(raw[name].get("hourly_price")),
-                gpus=int(offer.gpu or 0),
                 scratch_max_bytes=int(offer.scratch_storage_max_size or 0),
             )
             for name, offer in listed.items()

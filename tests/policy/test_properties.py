@@ -1,0 +1,172 @@
+"""Whatever happens, in whatever order, some things must never be planned."""
+
+from dataclasses import replace
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpu_autoscaler.domain.decisions import Plan
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    Guard,
+    OnInstance,
+    Reason,
+    SetTags,
+    StartInstance,
+    StopInstance,
+)
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import FleetTags, ServerState
+from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.policy.plan import plan
+from tests.policy.drill import Drill
+from tests.policy.worlds import QUEUE
+
+EVENTS = (
+    *("enqueue", "enqueue", "finish", "finish", "silence", "watchdog", "clearml", "zone", "queue"),
+    *("forget", "edit", "bootstrap", "protect", "keep", "lock", "crash", "stand_by", "remove"),
+    *("fail", "fail", "break_next", "jump", "pull_late", "enqueue"),
+)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(EVENTS), st.integers(0, 1000), st.integers(0, 12)), max_size=25
+)
+"""What happens, with which number, and how many cycles pass before the next thing does."""
+
+SETTLED_WITHIN = 260
+"""Cycles (130 minutes): an outage is believed in for an hour, then all timeouts one by one."""
+QUIET_FOR = 20
+
+ordinary = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+
+
+def copied(memory: Memory) -> Memory:
+    """With dictionaries of its own, to see whether the plan touches those it was given."""
+    return replace(
+        memory,
+        instances=dict(memory.instances),
+        pending=dict(memory.pending),
+        power_offs=dict(memory.power_offs),
+        rescued=dict(memory.rescued),
+        popped=dict(memory.popped),
+        free_volumes=dict(memory.free_volumes),
+        retired=dict(memory.retired),
+        queue_ids=dict(memory.queue_ids),
+    )
+
+
+class Checked(Drill):
+    """A drill in which every plan is looked at."""
+
+    def cycle(self) -> Plan:
+        in_flight = {each.effect.key for each in self.flying if each.cycles > 0}
+        before = self.story.memory
+        kept = copied(before)
+        made = super().cycle()
+        self.pure(before, kept, made)
+        self.keys(made, in_flight)
+        for effect in made.effects:
+            assert effect.because
+            match effect:
+                case CreateInstance() | StartInstance():
+                    self.launch(effect)
+                case StopInstance() | DeleteInstance():
+                    self.removal(effect)
+                case _:
+                    pass
+            if isinstance(effect, OnInstance):
+                self.ours(effect)
+        self.bounds(made)
+        return made
+
+    def pure(self, before: Memory, kept: Memory, made: Plan) -> None:
+        again = plan(self.story.shown, before, self.story.config, self.story.now)
+        assert again == made, "the same inputs gave another plan"
+        assert before == kept, "the plan changed the memory it was given"
+
+    def keys(self, made: Plan, in_flight: set[str]) -> None:
+        keys = [effect.key for effect in made.effects]
+        assert len(keys) == len(set(keys)), keys
+        assert set(keys) <= set(made.memory.pending)
+        assert not in_flight & set(keys), "planned again while under way"
+
+    def launch(self, effect: CreateInstance | StartInstance) -> None:
+        story = self.story
+        assert not story.clearml_down
+        assert story.queue_exists
+        if isinstance(effect, CreateInstance):
+            zone, tags = effect.order.placement.zone, frozenset(effect.order.tags)
+            assert FleetTags("test").owns(tags)
+            assert effect.order.name not in story.instances
+        else:
+            zone = effect.instance.zone
+            assert story.instances[effect.subject].state is ServerState.STOPPED
+        assert zone not in story.dark_zones
+
+    def removal(self, effect: StopInstance | DeleteInstance) -> None:
+        story, name = self.story, effect.subject
+        half_made = effect.reason is Reason.HALF_MADE
+        assert not story.clearml_down or half_made
+        if isinstance(effect, DeleteInstance):
+            assert story.instances[name].state is ServerState.STOPPED
+            return
+        if effect.guard is not Guard.NONE:
+            workers, tasks = list(story.workers.values()), list(story.tasks.values())
+            assert claims_on(name, workers, tasks) == ()
+            assert self.machines[name].task is None, "it runs a task"
+        else:
+            assert story.instances[name].state is ServerState.STOPPED_IN_PLACE
+
+    def ours(self, effect: OnInstance) -> None:
+        there = self.story.instances[effect.subject]
+        assert FleetTags("test").owns(there.tags)
+        assert there.zone not in self.story.dark_zones, "it was not seen in this cycle"
+        assert not there.protected
+        assert there.state is not ServerState.LOCKED
+        if isinstance(effect, SetTags):
+            assert FleetTags("test").owns((there.tags | effect.add) - effect.remove)
+        kept = any(tag == "keep" or tag.startswith("keep=") for tag in there.tags)
+        assert not kept or effect.reason is Reason.KEEP_ENDED or self._keep_over(effect)
+
+    def _keep_over(self, effect: OnInstance) -> bool:
+        """An ended keep may still stand on the server while what takes it off is under way."""
+        decision = next(d for d in self.story.last.instances if d.name == effect.subject)  # type: ignore[union-attr]
+        return decision.reason is not Reason.HANDS_OFF
+
+    def bounds(self, made: Plan) -> None:
+        launched = [e for e in made.effects if isinstance(e, CreateInstance | StartInstance)]
+        if launched:
+            queue = self.story.config.queues[QUEUE]
+            most = [n for n in (queue.max_instances, self.story.config.max_instances) if n]
+            assert self.paid() <= min(most), f"{self.paid()} paid for, {most} allowed"
+
+
+def drilled(steps: list[tuple[str, int, int]]) -> Checked:
+    drill = Checked()
+    for event, number, cycles in steps:
+        getattr(drill, event)(number)
+        for _ in range(cycles + 1):
+            drill.cycle()
+    return drill
+
+
+@ordinary
+@given(STEPS)
+def test_no_story_makes_a_plan_that_breaks_a_rule(steps: list[tuple[str, int, int]]) -> None:
+    drilled(steps)
+
+
+@ordinary
+@given(STEPS)
+def test_when_nothing_changes_any_more_nothing_is_planned_any_more(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    drill = drilled(steps)
+    drill.calm()
+    for _ in range(SETTLED_WITHIN):
+        drill.cycle()
+    plans = [drill.cycle() for _ in range(QUIET_FOR)]
+    late = [e.because for made in plans for e in made.effects]
+    assert late == []
