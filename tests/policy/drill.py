@@ -94,13 +94,13 @@ class Flying:
 
 
 class Shown(Story):
-    """A story that keeps what it showed; of a queue that is gone ClearML shows no task either."""
+    """A story that keeps what it showed; tasks of a gone queue are seen by its remembered id."""
 
     shown: World
 
     def world(self) -> World:
         self.shown = super().world()
-        if not self.queue_exists:
+        if not self.queue_exists and QUEUE not in self.memory.queue_ids:
             clearml = replace(self.shown.clearml, open_tasks=(), ended_tasks=())
             self.shown = replace(self.shown, clearml=clearml)
         return self.shown
@@ -159,7 +159,11 @@ class Drill:
         self.story.queue_exists = not self.story.queue_exists
 
     def forget(self, number: int) -> None:
-        """The process dies: what it had begun is done by half, or whole, before the next looks."""
+        """The process dies: what it had begun is done, or not, before the next one looks.
+
+        Every zone answers then: what nobody remembers and nobody shows cannot be counted.
+        """
+        self.story.dark_zones = set()
         for each in self.flying:
             self._apply(each)
         self.flying, self.story.outcomes, self.caught = [], [], set()

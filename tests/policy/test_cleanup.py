@@ -142,3 +142,15 @@ def test_stopped_by_hand_is_recorded_not_fought() -> None:
     assert not made.effects
     (decision,) = made.instances
     assert (decision.previous, decision.state) == (S.IDLE, S.STOPPED)
+
+
+def test_a_stopped_instance_keeps_its_disk_while_a_task_is_placed_on_it() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.run("m1", "t0")
+    story.cycle()
+    story.has(registered("m1", "stopped", spec="old"))
+    story.workers.clear()
+    assert not story.wait(timedelta(hours=1)).effects
+    story.tasks.clear()
+    assert verbs(story.wait(minutes(2))) == ["delete"]

@@ -90,7 +90,6 @@ def task(
         status=TaskStatus(status),
         queue_id=QUEUE_ID,
         status_changed_at=START - timedelta(minutes=5),
-        last_update_at=START - timedelta(minutes=5),
         last_worker=worker,
     )
     return replace(plain, **changes)
@@ -145,9 +144,7 @@ class Story:
         """The agent pulls and starts a task."""
         if task_id in self.entries:
             self.entries.remove(task_id)
-        self.tasks[task_id] = task(
-            task_id, "in_progress", name, status_changed_at=self.now, started_at=self.now
-        )
+        self.tasks[task_id] = task(task_id, "in_progress", name, status_changed_at=self.now)
         self.report(name, task_id)
 
     def end(self, task_id: str, status: str = "completed") -> None:

@@ -199,10 +199,36 @@ def test_a_stop_that_comes_too_early_is_transient(state: str, detail: str) -> No
         play(cloud, lambda api: api.stop(early))
 
 
-def test_set_tags_sends_the_tags_and_nothing_else() -> None:
-    cloud, instance = a_cloud()
-    play(cloud, lambda api: api.set_tags(instance, [*TAGS, "registered"]))
-    assert cloud.body("PATCH server") == {"tags": [*TAGS, "registered"]}
+def test_changed_tags_are_sent_with_those_set_since_the_listing_and_nothing_else() -> None:
+    cloud, listed = a_cloud(tags=[*TAGS, "phase=provisioning", "mine"])
+    cloud.servers["s1"]["tags"] = [*TAGS, "phase=provisioning", "keep"]
+    play(cloud, lambda api: api.change_tags(listed, ["registered"], ["phase=provisioning"]))
+    assert cloud.body("PATCH server") == {"tags": sorted([*TAGS, "keep", "registered"])}
 
-    with pytest.raises(Rejected, match="fleet"):
-        play(cloud, lambda api: api.set_tags(instance, ["registered"]))
+
+@pytest.mark.parametrize(("present", "remove"), [(TAGS, TAGS[:1]), (OTHERS, ()), (["keep"], ())])
+def test_a_server_is_never_left_without_the_fleets_tags(present: Any, remove: Any) -> None:
+    cloud, listed = a_cloud()
+    cloud.servers["s1"]["tags"] = list(present)
+    with pytest.raises(Rejected, match="fleet 'research'"):
+        play(cloud, lambda api: api.change_tags(listed, ["registered"], remove))
+    assert cloud.changes() == []
+
+
+@pytest.mark.parametrize(
+    ("step", "answers", "expected"),
+    [
+        ("GET server", [refuse(404, NOT_FOUND)], NotFound),
+        ("PATCH server", [refuse(404, NOT_FOUND)], NotFound),
+        ("GET server", [refuse(500)] * 3, Transient),
+        ("PATCH server", [httpx.ReadError("reset")], Transient),
+    ],
+)
+def test_tags_that_cannot_be_changed(
+    step: str, answers: list[httpx.Response | Exception], expected: type[Exception]
+) -> None:
+    cloud, listed = a_cloud()
+    cloud.fail(step, *answers)
+    with pytest.raises(expected):
+        play(cloud, lambda api: api.change_tags(listed, ["registered"], []))
+    assert cloud.servers["s1"]["tags"] == [*TAGS]

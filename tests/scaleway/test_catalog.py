@@ -55,7 +55,7 @@ def test_types_and_prices_of_every_page() -> None:
     assert len(prices) == 101
     assert prices["H100-1-80G"] == 2.8665
     types = play(cloud, lambda api: api.types(ZONE))
-    assert types["H100-1-80G"] == CommercialType("H100-1-80G", 2.8665, 1, 3000000000000)
+    assert types["H100-1-80G"] == CommercialType(2.8665, 3_000_000_000_000)
 
 
 def test_a_type_without_a_price_is_not_free() -> None:

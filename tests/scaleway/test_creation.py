@@ -45,6 +45,7 @@ BIRTH = [
     "PATCH volume",
     "PATCH user_data",
     "POST poweron",
+    "GET server",
     "PATCH server",
 ]
 
@@ -80,7 +81,7 @@ def test_the_steps_of_a_birth_and_what_each_of_them_sends() -> None:
     assert script.url.path == f"/instance/v1/zones/{ZONE}/servers/s1/user_data/cloud-init"
     assert script.content == USER_DATA
     assert script.headers["Content-Type"] == "text/plain"
-    assert cloud.body("PATCH server") == {"tags": [*TAGS]}
+    assert cloud.body("PATCH server") == {"tags": sorted(TAGS)}
     assert cloud.servers["s1"]["state"] == "starting"
 
 
@@ -207,7 +208,7 @@ def test_a_passing_refusal_is_waited_out(step: str) -> None:
     play(cloud, create)
 
     assert cloud.steps.count(step) == 3
-    assert cloud.servers["s1"]["tags"] == [*TAGS]
+    assert cloud.servers["s1"]["tags"] == sorted(TAGS)
 
 
 def test_a_volume_not_found_right_after_birth_is_waited_for() -> None:
@@ -226,12 +227,28 @@ def test_a_power_on_whose_answer_was_lost_counts_when_the_server_starts() -> Non
     play(cloud, create)
 
     assert cloud.steps.count("POST poweron") == 1
-    assert cloud.servers["s1"]["tags"] == [*TAGS]
+    assert cloud.servers["s1"]["tags"] == sorted(TAGS)
 
 
-def test_a_good_machine_is_kept_when_only_its_last_tag_cannot_be_taken_away() -> None:
+def test_a_tag_that_a_person_sets_during_a_birth_survives_its_last_step() -> None:
     cloud = Cloud()
-    cloud.fail("PATCH server", *[httpx.Response(500)] * 10)
+    cloud.faults["POST poweron"] = [Fault(done=True, delay=10)]
+
+    async def scene(api: ScalewayApi) -> None:
+        birth = asyncio.ensure_future(create(api))
+        await LoopClock().sleep(5)
+        cloud.servers["s1"]["tags"].append("keep")
+        await birth
+
+    play(cloud, scene)
+
+    assert cloud.servers["s1"]["tags"] == sorted([*TAGS, "keep"])
+
+
+@pytest.mark.parametrize("step", BIRTH[5:])
+def test_a_good_machine_is_kept_when_only_its_last_tag_cannot_be_taken_away(step: str) -> None:
+    cloud = Cloud()
+    cloud.fail(step, *[httpx.Response(500)] * 20)
 
     play(cloud, create)
 
@@ -277,9 +294,10 @@ def test_a_clean_up_goes_on_when_its_caller_is_cancelled_again() -> None:
     assert not cloud.volumes
 
 
-def test_a_cancellation_after_power_on_keeps_the_good_machine() -> None:
+@pytest.mark.parametrize("step", BIRTH[5:])
+def test_a_cancellation_after_power_on_keeps_the_good_machine(step: str) -> None:
     cloud = Cloud()
-    cloud.faults["PATCH server"] = [Fault(REJECTION, delay=10)]
+    cloud.faults[step] = [Fault(REJECTION, delay=10)]
 
     async def impatient(api: ScalewayApi) -> None:
         async with asyncio.timeout(5):

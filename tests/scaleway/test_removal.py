@@ -1,5 +1,6 @@
 """The end of a server: by its state, with its volumes, and with nobody else's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from tests.scaleway.cloud import (
 )
 
 OTHERS = FleetTags("other").of_volume(QUEUE)
+Remove = Callable[[Cloud], None]
 
 
 def a_cloud(**server: Any) -> Cloud:
@@ -37,21 +39,29 @@ def instance(cloud: Cloud) -> Instance:
 
 
 def delete(cloud: Cloud) -> None:
+    """What the loop asks for: the end of a stopped one."""
     listed = instance(cloud)
     play(cloud, lambda api: api.delete(listed))
 
 
+def clean_up(cloud: Cloud) -> None:
+    """What a failed creation asks for: the end of what it made, in whatever state."""
+    listed = instance(cloud)
+    play(cloud, lambda api: api._removal.server(ZONE, listed.id, listed.volumes))
+
+
 @pytest.mark.parametrize(
-    ("state", "change"),
+    ("remove", "state", "change"),
     [
-        ("stopped", "DELETE server"),
-        ("running", "POST terminate"),
-        ("stopped in place", "POST terminate"),
+        (delete, "stopped", "DELETE server"),
+        (clean_up, "stopped", "DELETE server"),
+        (clean_up, "running", "POST terminate"),
+        (clean_up, "stopped in place", "POST terminate"),
     ],
 )
-def test_removal_by_state(state: str, change: str) -> None:
+def test_removal_by_state(remove: Remove, state: str, change: str) -> None:
     cloud = a_cloud(state=state)
-    delete(cloud)
+    remove(cloud)
 
     assert cloud.changes() == [change, "DELETE volume"]
     assert not cloud.servers
@@ -59,26 +69,70 @@ def test_removal_by_state(state: str, change: str) -> None:
     assert cloud.steps[-1] == "GET volume"
 
 
+@pytest.mark.parametrize("state", ["running", "starting", "stopped in place"])
+def test_one_that_was_powered_on_meanwhile_is_not_deleted(state: str) -> None:
+    cloud = a_cloud(state=state)
+    cloud.volumes["v1"]["tags"] = []
+    listed = server_of(server_json(state="stopped"), ZONE).instance
+    with pytest.raises(Rejected, match=f"was powered on meanwhile: it is {state}"):
+        play(cloud, lambda api: api.delete(listed))
+    assert cloud.changes() == []
+
+
 @pytest.mark.parametrize(
-    ("action", "state", "changes"),
+    "too_late",
     [
-        ("poweron", "stopped", ["POST poweron", "POST terminate", "DELETE volume"]),
-        ("poweroff", "running", ["POST poweroff", "DELETE server", "DELETE volume"]),
+        refuse(400, STILL_IN_USE),
+        refuse(400, {"type": "invalid_request_error", "message": "server should be stopped"}),
     ],
 )
-def test_a_server_between_two_states_is_waited_for(
-    action: str, state: str, changes: list[str]
+def test_one_that_is_powered_on_right_before_its_end_is_not_deleted(
+    too_late: httpx.Response,
 ) -> None:
+    cloud = a_cloud(state="starting")
+    cloud.fail("GET server", httpx.Response(200, json={"server": server_json(state="stopped")}))
+    cloud.fail("DELETE server", too_late)
+    with pytest.raises(Rejected, match="was powered on meanwhile"):
+        delete(cloud)
+    assert cloud.changes() == ["DELETE server"]
+    assert cloud.volumes
+
+
+@pytest.mark.parametrize("state", ["running", "starting", "stopped in place"])
+def test_one_that_is_powered_on_during_the_wait_is_not_deleted(state: str) -> None:
     cloud = a_cloud(state=state)
+    cloud.fail("GET server", httpx.Response(200, json={"server": server_json(state="stopping")}))
+    with pytest.raises(Rejected, match="was powered on meanwhile"):
+        delete(cloud)
+    assert cloud.changes() == []
+
+
+def test_a_deletion_waits_for_one_that_is_stopping() -> None:
+    cloud = a_cloud(state="running")
 
     async def scene(api: ScalewayApi) -> None:
         listed = (await api.instances(ZONE))[0]
-        await (api.start(listed) if action == "poweron" else api.stop(listed))
+        await api.stop(listed)
         await api.delete(listed)
 
     play(cloud, scene)
 
-    assert cloud.changes() == changes
+    assert cloud.changes() == ["POST poweroff", "DELETE server", "DELETE volume"]
+    assert not cloud.servers
+    assert not cloud.volumes
+
+
+def test_a_clean_up_waits_for_one_that_is_starting() -> None:
+    cloud = a_cloud(state="stopped")
+
+    async def scene(api: ScalewayApi) -> None:
+        listed = (await api.instances(ZONE))[0]
+        await api.start(listed)
+        await api._removal.server(ZONE, listed.id, listed.volumes)
+
+    play(cloud, scene)
+
+    assert cloud.changes() == ["POST poweron", "POST terminate", "DELETE volume"]
     assert not cloud.servers
     assert not cloud.volumes
 
@@ -110,11 +164,14 @@ def test_no_server_is_removed_while_its_volume_cannot_be_tagged() -> None:
     assert list(cloud.servers) == ["s1"]
 
 
+@pytest.mark.parametrize(("remove", "state"), [(delete, "stopped"), (clean_up, "running")])
 @pytest.mark.parametrize("tags", [[], ["mine"], list(OTHERS)])
-def test_a_volume_that_somebody_else_attached_survives(tags: list[str]) -> None:
-    cloud = a_cloud(volumes={"0": slot_json("v1"), "1": slot_json("v2")}, state="running")
+def test_a_volume_that_somebody_else_attached_survives(
+    remove: Remove, state: str, tags: list[str]
+) -> None:
+    cloud = a_cloud(volumes={"0": slot_json("v1"), "1": slot_json("v2")}, state=state)
     cloud.volumes["v2"] = volume_json("v2", tags=tags)
-    delete(cloud)
+    remove(cloud)
 
     assert list(cloud.volumes) == ["v2"]
     assert cloud.volumes["v2"]["tags"] == tags
@@ -143,11 +200,18 @@ def test_everything_gone_already_is_success() -> None:
     assert cloud.changes() == []
 
 
-@pytest.mark.parametrize("step", ["DELETE server", "POST terminate", "DELETE volume"])
-def test_a_404_on_the_way_is_success(step: str) -> None:
-    cloud = a_cloud(state="running" if step == "POST terminate" else "stopped")
+@pytest.mark.parametrize(
+    ("remove", "state", "step"),
+    [
+        (delete, "stopped", "DELETE server"),
+        (delete, "stopped", "DELETE volume"),
+        (clean_up, "running", "POST terminate"),
+    ],
+)
+def test_a_404_on_the_way_is_success(remove: Remove, state: str, step: str) -> None:
+    cloud = a_cloud(state=state)
     cloud.fail(step, refuse(404, NOT_FOUND), done=True)
-    delete(cloud)
+    remove(cloud)
     assert not cloud.servers
     assert not cloud.volumes
 
@@ -172,11 +236,11 @@ def test_a_wrong_state_is_believed_only_when_the_state_did_not_change() -> None:
     wrong = {"type": "invalid_request_error", "message": "server should be running"}
     cloud.fail("POST terminate", refuse(400, wrong))
     with pytest.raises(Rejected, match="server should be running"):
-        delete(cloud)
+        clean_up(cloud)
 
     cloud = a_cloud(state="running")
     cloud.fail("POST terminate", refuse(400, wrong), done=True)
-    delete(cloud)
+    clean_up(cloud)
     assert not cloud.servers
     assert cloud.steps.count("POST terminate") == 1
 
@@ -185,7 +249,7 @@ def test_a_heard_request_is_not_repeated_while_the_state_lags() -> None:
     cloud = a_cloud(state="running")
     cloud.fail("POST terminate", httpx.Response(202, json={"task": {}}))
     with pytest.raises(Transient, match="not gone"):
-        delete(cloud)
+        clean_up(cloud)
     assert cloud.steps.count("POST terminate") == 1
 
 

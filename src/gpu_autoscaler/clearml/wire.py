@@ -151,9 +151,7 @@ class TaskItem(Item):
     status_message: str | None = None
     status_reason: str | None = None
     execution: Execution = Execution()
-    last_update: Moment | None = None
     last_worker: str | None = None
-    started: Moment | None = None
 
     def to_domain(self) -> Task:
         """The task; a status that we do not know is OTHER."""
@@ -165,9 +163,7 @@ class TaskItem(Item):
             status=status,
             queue_id=self.execution.queue or "",
             status_changed_at=self.status_changed,
-            last_update_at=self.last_update or self.status_changed,
             last_worker=self.last_worker or None,
-            started_at=self.started,
             stop_requested=self._stop_requested,
         )
 
@@ -191,9 +187,7 @@ TASK_FIELDS = (
     "status_message",
     "status_reason",
     "execution.queue",
-    "last_update",
     "last_worker",
-    "started",
 )
 
 

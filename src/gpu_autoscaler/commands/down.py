@@ -1,7 +1,7 @@
 """`down`: power off the idle machines, or remove the whole fleet."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,14 @@ from gpu_autoscaler.domain.errors import ApiError, Transient
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, PowerOff
 from gpu_autoscaler.domain.model import Instance, ServerState
+from gpu_autoscaler.policy.guard import claims_on
 from gpu_autoscaler.runtime.execute import AT_ONCE, LiveExecutor, Orders
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.store.directory import DirectoryStore
 
 POLL_SECONDS = 5.0
+REPORT_SECONDS = 35.0
+"""Within this every living agent reports (each 30 s)."""
 OFF_WITHIN_SECONDS = 300.0
 """A power-off took 45 s when recorded."""
 
@@ -31,6 +34,8 @@ OFF_WITHIN_SECONDS = 300.0
 class _Machine:
     decision: InstanceDecision
     instance: Instance
+    tasks: tuple[str, ...]
+    """Names of what runs on it."""
 
     @property
     def busy(self) -> bool:
@@ -61,21 +66,56 @@ async def down(
             if not confirm(_question(machines, everything=everything)):
                 console.print("Nothing done.")
                 return 1
+            # the question may have stood for long, and idleness takes two reports of the agent
+            if not everything:
+                await clock.sleep(REPORT_SECONDS)
+            cycle = await loop.look(_without_effects(cycle, before))
+            machines = _unchanged(machines, _machines(cycle, everything=everything), console)
             await store.save(_remembering(before, cycle, machines, clock))
             if everything:
-                return await _remove(services, clock, console, machines)
+                return await _remove(services, clock, console, machines, setup.config.zones)
             return await _power_off_idle(services, clock, console, machines, cycle)
 
 
 def _machines(cycle: Cycle, *, everything: bool) -> list[_Machine]:
+    clearml = cycle.world.clearml
+    names = {task.id: task.name for task in clearml.open_tasks}
     listed = {i.name: i for zone in cycle.world.zones.values() for i in zone.instances}
+
+    def tasks_on(machine: str) -> tuple[str, ...]:
+        claims = claims_on(machine, clearml.workers, clearml.open_tasks)
+        return tuple(names.get(task_id, task_id) for task_id in claims)
+
     return [
-        _Machine(decision, listed[decision.name])
+        _Machine(decision, listed[decision.name], tasks_on(decision.name))
         for decision in cycle.plan.instances
-        if decision.name in listed
-        and decision.reason is not Reason.HANDS_OFF
-        and (everything or decision.state is S.IDLE)
+        if decision.name in listed and not decision.hands_off and (everything or _idles(decision))
     ]
+
+
+def _idles(decision: InstanceDecision) -> bool:
+    return decision.state is S.IDLE and decision.reason is not Reason.RECENTLY_BUSY
+
+
+def _without_effects(cycle: Cycle, before: Memory | None) -> Memory:
+    """The memory of a look whose plan was not carried out."""
+    return replace(cycle.plan.memory, pending=before.pending if before else {})
+
+
+def _unchanged(
+    asked: Sequence[_Machine], now: Sequence[_Machine], console: Console
+) -> list[_Machine]:
+    """Those of the confirmed machines that are as they were when they were named."""
+    named = {machine.instance.id: machine for machine in asked}
+    still = {
+        m.instance.id: m
+        for m in now
+        if m.instance.id in named and set(m.tasks) <= set(named[m.instance.id].tasks)
+    }
+    for server_id, machine in named.items():
+        if server_id not in still:
+            console.print(f"{machine.instance.name}: left alone: it changed since the question")
+    return list(still.values())
 
 
 def _question(machines: Sequence[_Machine], *, everything: bool) -> str:
@@ -83,9 +123,11 @@ def _question(machines: Sequence[_Machine], *, everything: bool) -> str:
     lines = [f"{verb}:"]
     for machine in machines:
         state = machine.decision.state.value.replace("_", " ")
-        lines.append(f"  {machine.decision.name} ({state}): {machine.decision.because}")
-    if busy := [m.decision.name for m in machines if m.busy]:
-        lines.append(f"Tasks on {', '.join(busy)} will be stopped and not run again.")
+        lines.append(f"  {machine.decision.name} ({state})")
+    if any(machine.tasks for machine in machines):
+        lines.append("These tasks will be stopped, and not run again:")
+    for machine in machines:
+        lines += [f"  {task} on {machine.decision.name}" for task in machine.tasks]
     return "\n".join(lines)
 
 
@@ -96,9 +138,8 @@ def _remembering(
     offs = {
         m.instance.name: PowerOff(m.instance.queue, clock.now()) for m in machines if not m.busy
     }
-    base = before or cycle.plan.memory
-    pending = before.pending if before else {}
-    return replace(base, pending=pending, power_offs={**base.power_offs, **offs})
+    base = before or _without_effects(cycle, before)
+    return replace(base, power_offs={**base.power_offs, **offs})
 
 
 async def _power_off_idle(
@@ -131,15 +172,19 @@ async def _power_off_idle(
 
 
 async def _remove(
-    services: Services, clock: Clock, console: Console, machines: Sequence[_Machine]
+    services: Services,
+    clock: Clock,
+    console: Console,
+    machines: Sequence[_Machine],
+    zones: Iterable[str],
 ) -> int:
     at_once = asyncio.Semaphore(AT_ONCE)
 
     async def remove(instance: Instance) -> bool:
         try:
             async with at_once:
-                if (off := await _off(services, clock, instance)) is not None:
-                    await services.scaleway.delete(off)
+                await _power_off(services, clock, instance)
+                await services.scaleway.delete(instance)
         except ApiError as error:
             said = escape(str(error))
             console.print(f"[red]{instance.name}: not removed:[/] {said}", highlight=False)
@@ -148,11 +193,25 @@ async def _remove(
         return True
 
     removed = await asyncio.gather(*(remove(machine.instance) for machine in machines))
-    return 0 if all(removed) else 1
+    freed = [await _remove_free_volumes(services, console, zone) for zone in zones]
+    return 0 if all([*removed, *freed]) else 1
 
 
-async def _off(services: Services, clock: Clock, instance: Instance) -> Instance | None:
-    """Power it off and wait until it is; None when it is gone.
+async def _remove_free_volumes(services: Services, console: Console, zone: str) -> bool:
+    """What an earlier crash may have left: nobody sweeps up after the fleet is gone."""
+    try:
+        for volume in await services.scaleway.volumes(zone):
+            if volume.attached_to is None:
+                await services.scaleway.delete_volume(volume)
+                console.print(f"volume {volume.name}: removed")
+    except ApiError as error:
+        console.print(f"[red]volumes in {zone}:[/] {escape(str(error))}", highlight=False)
+        return False
+    return True
+
+
+async def _power_off(services: Services, clock: Clock, instance: Instance) -> None:
+    """Power it off and wait until it is off, or gone.
 
     Off before it is deleted: a shutdown lets the agent tell ClearML, a deletion does not.
     """
@@ -160,9 +219,12 @@ async def _off(services: Services, clock: Clock, instance: Instance) -> Instance
     while waited <= OFF_WITHIN_SECONDS:
         found = {i.id: i for i in await services.scaleway.instances(instance.zone)}
         now = found.get(instance.id)
-        if now is None or now.state is ServerState.STOPPED:
-            return now
-        if not asked and now.state in (ServerState.RUNNING, ServerState.STOPPED_IN_PLACE):
+        if now is None and not await services.scaleway.exists(instance.zone, instance.id):
+            return
+        if now is not None and now.state is ServerState.STOPPED:
+            return
+        up = now is not None and now.state in (ServerState.RUNNING, ServerState.STOPPED_IN_PLACE)
+        if now is not None and up and not asked:
             await services.scaleway.stop(now)
             asked = True
         await clock.sleep(POLL_SECONDS)

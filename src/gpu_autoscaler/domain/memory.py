@@ -122,7 +122,6 @@ class Memory:
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
     was none yet), until a second one agrees; None when nothing is left to confirm."""
-    unconfirmed_since: datetime | None = None
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""

@@ -172,9 +172,7 @@ class Task:
     status: TaskStatus
     queue_id: str
     status_changed_at: datetime
-    last_update_at: datetime
     last_worker: str | None = None
-    started_at: datetime | None = None
     stop_requested: bool = False
     """Somebody pressed abort: the agent has not obeyed yet, or it ended by that."""
 

@@ -33,7 +33,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
 )
 from gpu_autoscaler.emulator.clearml_model import ABORT_OBEYED, ClearmlModel
-from gpu_autoscaler.emulator.clearml_records import IN_PROGRESS, OPEN, QUEUED, TaskRecord
+from gpu_autoscaler.emulator.clearml_records import OPEN, TaskRecord
 from gpu_autoscaler.emulator.clearml_wire import RefusedError
 from gpu_autoscaler.emulator.scaleway_errors import ScalewayError
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
@@ -247,9 +247,7 @@ def _task(record: TaskRecord) -> Task:
         status=TaskStatus(record.status) if record.status in statuses else TaskStatus.OTHER,
         queue_id=record.queue_id or "",
         status_changed_at=fields["status_changed"],
-        last_update_at=fields["last_update"],
         last_worker=record.last_worker,
-        started_at=fields.get("started") if record.status in (QUEUED, IN_PROGRESS) else None,
         stop_requested=record.stop_requested or obeyed,
     )
 

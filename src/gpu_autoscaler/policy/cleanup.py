@@ -65,6 +65,11 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
     stopped_for = fleet.now - fact.memory.state_since
     retention = queue.stopped_retention if queue else timedelta(0)
     spec = fleet.spec(fact.instance.queue)
+    if fact.claims:
+        # whoever stopped it, the run's files are on its disk until ClearML has ended the task
+        text = f"stopped; kept while ClearML places task {fact.claims[0]} on it"
+        fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
+        return
     if not fleet.tasks_looked_at(fact):
         text = "stopped; first its tasks are looked at once more"
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)

@@ -17,7 +17,7 @@ from gpu_autoscaler.domain.effects import CreateInstance, Reason, StartInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.settings import UNCONFIRMED_PATIENCE, WORKER_FRESH
+from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
@@ -121,15 +121,10 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
 
 
 def observed(fleet: Fleet, queue: QueueConfig) -> bool:
-    """Whether this cycle saw everything that a queue's instances may hide in.
-
-    A zone that stays dark is not waited for without end: its instances would have reported as
-    workers by then, and max_instances bounds what could be doubled.
-    """
-    since = fleet.memory.unconfirmed_since
-    patient = since is None or fleet.now - since < UNCONFIRMED_PATIENCE
-    dark = any(not fleet.zone_answers(placement.zone) for placement in queue.placements)
-    return fleet.world.clearml.complete and not (patient and dark)
+    """Whether this cycle saw everything that a queue's instances may hide in."""
+    return fleet.world.clearml.complete and all(
+        fleet.zone_answers(placement.zone) for placement in queue.placements
+    )
 
 
 def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:

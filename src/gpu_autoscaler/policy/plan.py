@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
-from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, StopInstance
+from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, SetTags, StopInstance
 from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
@@ -28,8 +28,7 @@ _RESCUED_FOR = timedelta(days=30)
 def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     """Decide what to do now, and say for every queue and instance why that, or why nothing."""
     if world.lost_memory:
-        needs = dict.fromkeys(config.queues, launch.UNSEEN)
-        memory = replace(memory, unconfirmed_need=needs, unconfirmed_since=now)
+        memory = replace(memory, unconfirmed_need=dict.fromkeys(config.queues, launch.UNSEEN))
     learned = learn(world, memory, now)
     memory = learned.memory
     facts = Join(world, memory, config, now).facts()
@@ -146,7 +145,7 @@ def _unconfirmed(fleet: Fleet) -> dict[str, int] | None:
 def _decisions(fleet: Fleet) -> list[InstanceDecision]:
     by_instance: dict[str, Effect] = {}
     for effect in fleet.effects:
-        if isinstance(effect, OnInstance):
+        if isinstance(effect, OnInstance) and not isinstance(effect, SetTags):
             by_instance.setdefault(effect.instance.id, effect)
     tasks = {task.id: task.name for task in fleet.world.clearml.open_tasks}
     return [

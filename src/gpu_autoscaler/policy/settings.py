@@ -70,8 +70,6 @@ FAILED_EFFECT_PAUSE: Mapping[Failure, timedelta] = {
     Failure.REJECTED: timedelta(minutes=10),
 }
 """How long a failed stop, removal, tag or rescue is not tried again; other failures at once."""
-UNCONFIRMED_PATIENCE = timedelta(minutes=2)
-"""Without memory, a zone that does not answer holds back launches elsewhere for so long."""
 PAUSED_AFTER = timedelta(minutes=2)
 """A cycle so long after the last one cannot tell what stood still meanwhile."""
 BACKOFF_FORGOTTEN = timedelta(hours=2)

@@ -216,12 +216,7 @@ def _worker_in_our_time(worker: Worker, skew: timedelta) -> Worker:
 def _task_in_our_time(task: Task, skew: timedelta) -> Task:
     if abs(skew) <= _SKEW_IGNORED:
         return task
-    return replace(
-        task,
-        status_changed_at=task.status_changed_at - skew,
-        last_update_at=task.last_update_at - skew,
-        started_at=task.started_at - skew if task.started_at else None,
-    )
+    return replace(task, status_changed_at=task.status_changed_at - skew)
 
 
 async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:

@@ -1,0 +1,127 @@
+"""`check --online`: every question by its name, and for each that fails a sentence."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.commands import check as checking
+from gpu_autoscaler.commands.check import Finding, check_online, show
+from gpu_autoscaler.emulator.faults import FaultKind
+from gpu_autoscaler.runtime.clock import run_virtual
+from tests.commands.site import QUEUE, TYPE, ZONE, Site
+
+LOGIN = "ClearML login at http://clearml.test"
+SERVERS, VOLUMES = f"Scaleway servers in {ZONE}", f"Scaleway volumes in {ZONE}"
+PLACEMENT = f"{QUEUE}: {TYPE} in {ZONE}"
+IMAGE = f"{QUEUE}: image ubuntu_jammy_gpu_os_12 for {TYPE} in {ZONE}"
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def go(prepare: Callable[[Site], Awaitable[None]], **yaml: str) -> dict[str, Finding]:
+        async def main() -> dict[str, Finding]:
+            site = Site(tmp_path, checking, monkeypatch, **yaml)
+            await prepare(site)
+            site.calls.clear()
+            findings = await check_online(site.setup, site.clock)
+            assert site.calls.count("^(PATCH|DELETE|PUT)|/action|POST /instance") == 0
+            return {finding.what: finding for finding in findings}
+
+        return run_virtual(main())
+
+    return go
+
+
+async def nothing(site: Site) -> None:
+    """As it should be."""
+
+
+def bad(findings: dict[str, Finding]) -> dict[str, str]:
+    return {what: each.error for what, each in findings.items() if not each.good}
+
+
+def test_when_all_is_well_everything_was_asked(checked: Any) -> None:
+    findings = checked(nothing)
+    assert set(findings) == {LOGIN, SERVERS, VOLUMES, f"queue {QUEUE}", PLACEMENT, IMAGE}
+    assert bad(findings) == {}
+
+
+def test_a_missing_queue_is_named_with_what_to_do(checked: Any) -> None:
+    async def rename(site: Site) -> None:
+        site.clearml.queues.get(site.queue_id).name = "renamed"
+
+    assert bad(checked(rename)) == {
+        f"queue {QUEUE}": "ClearML has no queue of this name; create it, or rename"
+    }
+
+
+def test_a_type_the_zone_lacks_is_named_with_those_it_has(checked: Any) -> None:
+    found = bad(checked(nothing, type="H100-9-80G"))
+    placement = found[f"{QUEUE}: H100-9-80G in {ZONE}"]
+    assert placement.startswith(f"not offered there; {ZONE} has H100-1-80G, ")
+    assert set(found) == {
+        f"{QUEUE}: H100-9-80G in {ZONE}",
+        f"{QUEUE}: image ubuntu_jammy_gpu_os_12 for H100-9-80G in {ZONE}",
+    }
+
+
+def test_a_zone_with_nothing_like_it_says_so(checked: Any) -> None:
+    found = bad(checked(nothing, type="Z80-1"))
+    assert found[f"{QUEUE}: Z80-1 in {ZONE}"] == f"not offered there; {ZONE} has nothing like it"
+
+
+@pytest.mark.parametrize(
+    ("kind", "scratch", "error"),
+    [
+        (TYPE, "3TB", None),
+        (TYPE, "3001GB", "has at most 3TB of scratch"),
+        ("L4-1-24G", "0", None),
+        ("L4-1-24G", "1GB", "has no scratch"),
+    ],
+)
+def test_more_scratch_than_the_type_can_have_is_named(
+    checked: Any, kind: str, scratch: str, error: str | None
+) -> None:
+    async def ask(site: Site) -> None:
+        site.file.write_text(f"{site.file.read_text()}    scratch: {scratch}\n")
+
+    expected = {f"{QUEUE}: {kind} in {ZONE}": error} if error else {}
+    assert bad(checked(ask, type=kind)) == expected
+
+
+@pytest.mark.parametrize(
+    ("match", "what"),
+    [
+        ("users.get_current_user", {LOGIN}),
+        (rf"GET /instance/v1/zones/{ZONE}/servers", {SERVERS}),
+        ("GET /block/", {VOLUMES}),
+    ],
+)
+def test_one_that_does_not_answer_is_bad_alone(checked: Any, match: str, what: set[str]) -> None:
+    async def fail(site: Site) -> None:
+        site.faults.add(FaultKind.ERROR, match)
+
+    found = bad(checked(fail))
+    assert set(found) == what
+    assert all(found.values()), "with a sentence"
+
+
+@pytest.mark.parametrize(
+    ("findings", "code", "said"),
+    [
+        ([Finding("a"), Finding("b")], 0, "ok   a\nok   b\n"),
+        ([Finding("a"), Finding("b", "is missing")], 1, "ok   a\nbad  b: is missing\n"),
+        ([], 0, ""),
+    ],
+)
+def test_what_was_found_is_printed_and_decides_the_code(
+    findings: list[Finding], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        site = Site(tmp_path, checking, monkeypatch)
+        assert show(findings, site.console) == code
+        assert site.said == said
+
+    run_virtual(main())
