@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import demo as showing
@@ -75,17 +76,15 @@ def check(
     online: Annotated[
         bool, typer.Option("--online", help="Also ask both services, with reads alone.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Every mistake in the configuration, with file, line and key."""
-    setup = _setup(config)
-    out.print(f"{config}: {len(setup.config.queues)} queues, no mistakes.", highlight=False)
-    if online:
-        configure_logs(setup.secrets.values())
-
-        async def probe() -> int:
-            return checking.show(await checking.check_online(setup, SystemClock()), out)
-
-        _exit(probe())
+    setup = _try_setup(config) if as_json else _setup(config)
+    if isinstance(setup, ConfigError):
+        sys.stdout.write(checking.as_json(checking.of_problems(setup)))
+        raise typer.Exit(1)
+    configure_logs(setup.secrets.values())
+    _exit(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler render H100-2-80G --config config/queues.yaml")
@@ -166,12 +165,19 @@ def main() -> None:
 
 
 def _setup(path: Path) -> Setup:
+    setup = _try_setup(path)
+    if isinstance(setup, Setup):
+        return setup
+    for problem in setup.problems:
+        err.print(f"[red]error:[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _try_setup(path: Path) -> Setup | ConfigError:
     try:
         return load_setup(path, os.environ)
     except ConfigError as error:
-        for problem in error.problems:
-            err.print(f"[red]error:[/] {problem}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        return error
 
 
 def _exit(command: Coroutine[Any, Any, int]) -> None:

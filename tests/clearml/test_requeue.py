@@ -22,7 +22,7 @@ STOP, ENQUEUE, MOVE = "tasks.stopped", "tasks.enqueue", "queues.move_task_to_fro
 
 def requeue(server: Server, status: TaskStatus) -> None:
     moment = datetime(2026, 9, 7, 7, tzinfo=UTC)
-    task = Task("t1", "train", status, "q1", moment, moment, last_worker="h100-1-a1b2c3")
+    task = Task("t1", "train", status, "q1", moment, last_worker="h100-1-a1b2c3")
 
     async def story() -> None:
         async with server.api(LoopClock()) as api:

@@ -1,5 +1,6 @@
 """`check --online`: every question by its name, and for each that fails a sentence."""
 
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.commands import check as checking
-from gpu_autoscaler.commands.check import Finding, check_online, show
+from gpu_autoscaler.commands.check import Finding, as_json, check_online, show
 from gpu_autoscaler.emulator.faults import FaultKind
 from gpu_autoscaler.runtime.clock import run_virtual
 from tests.commands.site import QUEUE, TYPE, ZONE, Site
@@ -109,19 +110,40 @@ def test_one_that_does_not_answer_is_bad_alone(checked: Any, match: str, what: s
 
 
 @pytest.mark.parametrize(
-    ("findings", "code", "said"),
+    ("findings", "said", "good"),
     [
-        ([Finding("a"), Finding("b")], 0, "ok   a\nok   b\n"),
-        ([Finding("a"), Finding("b", "is missing")], 1, "ok   a\nbad  b: is missing\n"),
-        ([], 0, ""),
+        ([Finding("a"), Finding("b")], "ok   a\nok   b\n", True),
+        ([Finding("a"), Finding("b", "is [missing]")], "ok   a\nbad  b: is [missing]\n", False),
     ],
 )
-def test_what_was_found_is_printed_and_decides_the_code(
-    findings: list[Finding], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_was_found_is_printed(
+    findings: list[Finding],
+    said: str,
+    good: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         site = Site(tmp_path, checking, monkeypatch)
-        assert show(findings, site.console) == code
+        show(findings, site.console)
         assert site.said == said
+        assert json.loads(as_json(findings))["ok"] is good
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("json_only", [True, False])
+@pytest.mark.parametrize(("fault", "code"), [("", 0), ("queues.get_all", 1)])
+def test_what_was_found_decides_the_code(
+    fault: str, code: int, json_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        site = Site(tmp_path, checking, monkeypatch)
+        if fault:
+            site.faults.add(FaultKind.ERROR, fault)
+        setup, clock, console = site.setup, site.clock, site.console
+        found = await checking.check(setup, clock, console, online=True, json_only=json_only)
+        assert found == code
+        assert site.said.startswith("{" if json_only else "ok")
 
     run_virtual(main())

@@ -20,6 +20,7 @@ from gpu_autoscaler.emulator.inprocess import InProcessScaleway
 from gpu_autoscaler.emulator.scaleway_order import NewServer, NewVolume
 from gpu_autoscaler.emulator.scaleway_state import PROJECT
 from gpu_autoscaler.runtime.clock import run_virtual
+from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
 from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore, StoreError
 from tests.commands.site import QUEUE, TYPE, ZONE, Site
 
@@ -156,11 +157,6 @@ def test_a_no_changes_nothing(down: Go, everything: bool) -> None:
     down(run)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the question shows the decision's sentence, which is about a tag to be set as long as "
-    "one is, and not about the task",
-)
 def test_all_names_the_tasks_and_leaves_nothing_behind(down: Go) -> None:
     async def run(site: Down) -> None:
         (task,) = await site.fleet(busy=1, idle=1)
@@ -168,7 +164,6 @@ def test_all_names_the_tasks_and_leaves_nothing_behind(down: Go) -> None:
         (question,) = site.questions
         assert question.startswith("Remove, with their volumes:")
         assert "train on gpu-small-b00000" in question
-        assert "Tasks on gpu-small-b00000 will be stopped and not run again." in question
         bill = site.scaleway.bill()
         assert (bill.servers_left, bill.volumes_left) == (0, 0)
         assert site.clearml.task(task).status == "stopped", "the agent had the time to say so"
@@ -201,18 +196,7 @@ def test_all_removes_what_is_stopped_starting_or_half_made_too(down: Go) -> None
     down(run)
 
 
-@pytest.mark.parametrize(
-    "everything",
-    [
-        pytest.param(
-            True,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a busy one's reason is `busy`, so `down` takes it for fair"
-            ),
-        ),
-        False,
-    ],
-)
+@pytest.mark.parametrize("everything", [True, False])
 def test_what_is_kept_stays_busy_or_idle(down: Go, everything: bool) -> None:
     async def run(site: Down) -> None:
         (task,) = await site.fleet(busy=1, idle=1)
@@ -248,18 +232,37 @@ def test_what_is_protected_or_foreign_stays(down: Go) -> None:
 def test_a_task_pulled_while_the_person_thinks_keeps_its_machine(down: Go) -> None:
     async def run(site: Down) -> None:
         await site.fleet(busy=0, idle=1)
-        submit = site.task
 
         def confirm(_: str) -> bool:
-            submit()
-            site.clock._zero -= 10  # the person takes ten seconds
+            site.task()
             return True
 
         code = await taking_down.down(
             site.setup, site.clock, site.console, everything=False, confirm=confirm
         )
         assert code == 0, "that is no failure"
-        assert "left alone: it changed" in site.said
+        assert "left alone: it changed since the question" in site.said
+        (server,) = site.servers().values()
+        assert server.state is ServerState.RUNNING
+
+    down(run)
+
+
+def test_a_task_pulled_at_the_last_moment_keeps_its_machine(
+    down: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(site: Down) -> None:
+        await site.fleet(busy=0, idle=1)
+        submit = LiveExecutor.submit
+
+        def submit_late(executor: LiveExecutor, orders: Orders) -> None:
+            site.task()
+            assert site.clearml.next_task(site.clearml.user, site.queue_id)
+            submit(executor, orders)
+
+        monkeypatch.setattr(LiveExecutor, "submit", submit_late)
+        assert await site.run(everything=False) == 0
+        assert "left on: task" in site.said
         (server,) = site.servers().values()
         assert server.state is ServerState.RUNNING
 

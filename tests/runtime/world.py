@@ -40,13 +40,16 @@ class FixedConfig:
     """A configuration that a test changes by hand."""
 
     def __init__(self, value: Config) -> None:
-        self.value = value
+        self.value = self._told = value
 
     def current(self) -> Config:
         return self.value
 
     def refresh(self) -> Reload | None:
-        return None
+        if self.value is self._told:
+            return None
+        self._told = self.value
+        return Reload(self.value)
 
 
 class KeptMemory:

@@ -1,6 +1,7 @@
 """`check`: is the configuration right, and, online, does everything it names exist."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ from rich.markup import escape
 
 from gpu_autoscaler.commands.wiring import Services, Setup, open_services
 from gpu_autoscaler.config.models import Config, QueueConfig
+from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.units import format_size
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError
@@ -29,6 +31,20 @@ class Finding:
         return not self.error
 
 
+async def check(
+    setup: Setup, clock: Clock, console: Console, *, online: bool, json_only: bool
+) -> int:
+    """Say what is right and wrong; the exit code."""
+    findings = [Finding(f"{len(setup.config.queues)} queues, no mistakes in the configuration")]
+    if online:
+        findings += await check_online(setup, clock)
+    if json_only:
+        console.file.write(as_json(findings))
+    else:
+        show(findings, console)
+    return 0 if all(finding.good for finding in findings) else 1
+
+
 async def check_online(setup: Setup, clock: Clock) -> list[Finding]:
     """Try, with reads alone, everything the daemon will need."""
     async with open_services(setup.config, setup.secrets, clock) as services:
@@ -36,14 +52,24 @@ async def check_online(setup: Setup, clock: Clock) -> list[Finding]:
         return list(await asyncio.gather(*(_try(what, probe) for what, probe in probes)))
 
 
-def show(findings: list[Finding], console: Console) -> int:
-    """Print what was found; the exit code."""
+def of_problems(error: ConfigError) -> list[Finding]:
+    """What is wrong with the configuration, in the same form."""
+    return [Finding("configuration", str(problem)) for problem in error.problems]
+
+
+def as_json(findings: list[Finding]) -> str:
+    """The findings for machines."""
+    rows = [{"what": f.what, "error": f.error or None} for f in findings]
+    return json.dumps({"ok": all(f.good for f in findings), "findings": rows}, indent=2) + "\n"
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """The findings for people."""
     for finding in findings:
         mark = "[green]ok[/]  " if finding.good else "[red]bad[/] "
         detail = f": {finding.error}" if finding.error else ""
         said = escape(f"{finding.what}{detail}")
         console.print(f"{mark} {said}", highlight=False, soft_wrap=True)
-    return 0 if all(finding.good for finding in findings) else 1
 
 
 Probe = Callable[[], Awaitable[str]]

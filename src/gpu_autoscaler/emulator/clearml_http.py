@@ -26,6 +26,8 @@ VERSIONS = {name: since for name, (since, _) in ALL_ENDPOINTS.items()}
 VERSIONS |= {LOGIN: "1.0", LOGOUT: "2.2"}
 Headers = dict[str, str]
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 def clearml_app(
     model: ClearmlModel, faults: Faults | None = None, calls: Calls | None = None
@@ -78,7 +80,7 @@ class _Api:
             "error_stack": None,
             "error_data": {},
         }
-        content = json.dumps({"meta": meta, "data": data}, separators=(",", ":"))
+        content = _ENCODER.encode({"meta": meta, "data": data})
         reply = Response(content, outcome.status, media_type="application/json")
         if endpoint["name"] == LOGIN and data:
             reply.set_cookie(COOKIE, data["token"], max_age=COOKIE_SECONDS, httponly=True)

@@ -1,6 +1,6 @@
 """The emulated server's workers: entries that outlive the machines they tell of."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from gpu_autoscaler.emulator.clearml_queues import QueueStore
 from gpu_autoscaler.emulator.clearml_records import User, WorkerRecord
@@ -25,10 +25,14 @@ class WorkerStore:
     def alive(self) -> list[WorkerRecord]:
         """Everybody's entries that have not expired, those of dead machines among them."""
         self.timeline.advance()
-        now = self.timeline.now()
-        for key in [key for key, worker in self._all.items() if worker.expires_at <= now]:
-            del self._all[key]
+        self._forget_expired(list(self._all))
         return list(self._all.values())
+
+    def _forget_expired(self, keys: Iterable[tuple[str, str]]) -> None:
+        now = self.timeline.now()
+        for key in keys:
+            if key in self._all and self._all[key].expires_at <= now:
+                del self._all[key]
 
     def register(
         self,
@@ -72,7 +76,8 @@ class WorkerStore:
         `queue_ids` are kept as they were when none are given. A report of an unknown task is
         refused (400/101), but renews the entry all the same.
         """
-        self.alive()  # what an expired entry knew is lost
+        self.timeline.advance()
+        self._forget_expired([(user.id, worker_id)])
         worker = self._all.get((user.id, worker_id)) or self.register(user, worker_id, ())
         now = self.timeline.now()
         worker.last_activity_time = now

@@ -5,7 +5,14 @@ from datetime import datetime
 
 from gpu_autoscaler.config.models import Config, QueueConfig
 from gpu_autoscaler.domain.decisions import World
-from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Effect, OnInstance, Reason
+from gpu_autoscaler.domain.effects import (
+    LISTING_LAG,
+    CreateInstance,
+    Effect,
+    OnInstance,
+    Reason,
+    RescueTask,
+)
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
 from gpu_autoscaler.domain.model import Placement, TaskStatus
@@ -106,6 +113,12 @@ class Fleet:
             return []
         return sorted(e.added_at for e in known.entries if e.task_id in self._queued)
 
+    def returning(self, queue: str) -> int:
+        """How many tasks this plan puts back: the next cycle sees them wait."""
+        known = self.world.clearml.queues.get(queue)
+        rescues = (effect for effect in self.effects if isinstance(effect, RescueTask))
+        return sum(known is not None and each.task.queue_id == known.id for each in rescues)
+
     def tasks_looked_at(self, fact: Fact) -> bool:
         """Whether, since it is down, ClearML was asked for a task that the power-off caught.
 
@@ -143,7 +156,10 @@ class Fleet:
     def _doing(self, fact: Fact) -> str:
         if f"create:{fact.name}" in self.pending:
             return "create"
-        return next((v for v in ("start", "stop", "delete", "tag") if self.under_way(v, fact)), "")
+        verbs = ["start", "delete", "tag"]
+        if fact.state is not S.STOPPED:  # a stop that is seen to be done needs no news of its end
+            verbs.append("stop")
+        return next((verb for verb in verbs if self.under_way(verb, fact)), "")
 
     def add(self, effect: Effect) -> None:
         """Plan an effect, and remember it as under way before anybody acts on it."""

@@ -58,7 +58,8 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
     staying = fleet.staying(name)
     fewest = queue.min_instances if queue and name in fleet.world.clearml.queues else 0
     spare = staying - fewest
-    free = sum(fact.serves for fact in idle) - len(fleet.waiting(name))
+    needed = len(fleet.waiting(name)) + fleet.returning(name)
+    free = sum(fact.serves for fact in idle) - needed
     for fact in idle:
         since = fact.memory.idle_since or fleet.now
         idle_for = fleet.now - since
