@@ -24,6 +24,7 @@ from gpu_autoscaler.emulator.clearml_model import ABORT_OBEYED, EMULATED_USER, C
 from gpu_autoscaler.emulator.clearml_records import TaskRecord
 from gpu_autoscaler.emulator.timeline import Timeline
 from gpu_autoscaler.runtime.clock import RandomIds, SystemClock
+from tests.e2e.support import PATIENCE_SECONDS, SUBMIT, client_environment
 
 pytestmark = pytest.mark.e2e
 
@@ -31,14 +32,6 @@ WORKER = "research-1a2b3c"
 QUEUE = "research"
 AGENT_EXIT = 254
 """How clearml-agent 3.0.3 ends on SIGTERM."""
-PATIENCE_SECONDS = 30.0
-SUBMIT = """
-import sys
-from clearml import Task
-task = Task.create("project", "a task", script=sys.argv[1], packages=[], add_task_init_call=False)
-Task.enqueue(task, queue_name=sys.argv[2])
-print("submitted", task.id)
-"""
 
 
 @dataclass
@@ -78,21 +71,7 @@ def server() -> Iterator[Server]:
 def environment(server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A home of their own for the clients: nothing of this machine's settings or locks."""
     home = tmp_path_factory.mktemp("home")
-    (home / "tmp").mkdir()
-    (home / "clearml.conf").write_text("")
-    return {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": str(home),
-        "TMPDIR": str(home / "tmp"),
-        "CLEARML_CONFIG_FILE": str(home / "clearml.conf"),
-        "CLEARML_API_HOST": server.url,
-        "CLEARML_WEB_HOST": server.url,
-        "CLEARML_FILES_HOST": server.url,
-        "CLEARML_API_ACCESS_KEY": EMULATED_USER.access_key,
-        "CLEARML_API_SECRET_KEY": EMULATED_USER.secret_key,
-        "CLEARML_WORKER_ID": WORKER,
-        "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1",
-    }
+    return client_environment(home, server.url) | {"CLEARML_WORKER_ID": WORKER}
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ class Drill:
     late: bool = False
     """An agent pulls a task between our last look and the next power-off."""
     caught: set[str] = field(default_factory=set)
-    """Tasks that a power-off caught so, and that memory can know of."""
+    """Tasks that a power-off caught so, that memory can know of, and that are not rescued yet."""
     count: int = 0
 
     # --- what people and accidents do; each takes any number and makes of it what it can
@@ -161,9 +161,9 @@ class Drill:
     def forget(self, number: int) -> None:
         """The process dies: what it had begun is done, or not, before the next one looks.
 
-        Every zone answers then: what nobody remembers and nobody shows cannot be counted.
+        Zones and queue are there then: what nobody remembers and nobody shows cannot be counted.
         """
-        self.story.dark_zones = set()
+        self.story.dark_zones, self.story.queue_exists = set(), True
         for each in self.flying:
             self._apply(each)
         self.flying, self.story.outcomes, self.caught = [], [], set()
@@ -349,6 +349,7 @@ class Drill:
                 self.story.ended = [t for t in self.story.ended or [] if t.id != effect.task.id]
                 self.story.tasks[effect.task.id] = task(effect.task.id)
                 self.story.entries.insert(0, effect.task.id)
+                self.caught.discard(effect.task.id)
             case StartInstance() | StopInstance() | DeleteInstance() | SetTags():
                 return self._on_server(effect, failure)
             case DeleteVolume() | _:

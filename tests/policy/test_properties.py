@@ -167,7 +167,7 @@ def test_no_story_makes_a_plan_that_breaks_a_rule(steps: list[tuple[str, int, in
 
 @ordinary
 @given(STEPS)
-def test_when_nothing_changes_any_more_nothing_is_planned_any_more(
+def test_when_nothing_changes_any_more_all_is_mended_and_nothing_more_is_planned(
     steps: list[tuple[str, int, int]],
 ) -> None:
     drill = drilled(steps)
@@ -177,6 +177,7 @@ def test_when_nothing_changes_any_more_nothing_is_planned_any_more(
     plans = [drill.cycle() for _ in range(QUIET_FOR)]
     late = [e.because for made in plans for e in made.effects]
     assert late == []
+    assert not drill.caught, "caught by a power-off, and never rescued"
 
 
 @pytest.mark.xfail(

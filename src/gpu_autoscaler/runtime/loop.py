@@ -177,25 +177,17 @@ class Loop:
     async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
         """Nobody waits for services that hang when the process is told to end."""
         looking = asyncio.ensure_future(observing)
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if self._stopping.is_set():
-                raise asyncio.CancelledError
-            return await looking
-        finally:
-            looking.cancel()
-            stopping.cancel()
+        await _first_of(looking, asyncio.ensure_future(self._stopping.wait()))
+        if self._stopping.is_set():
+            raise asyncio.CancelledError
+        return looking.result()
 
     async def _pause(self, interval: timedelta) -> None:
         await self._clock.sleep(min(SHORTEST_PAUSE, interval).total_seconds())
         rest = (interval - SHORTEST_PAUSE).total_seconds()
         if rest > 0 and not self._wake.is_set():
             sleeping = asyncio.ensure_future(self._clock.sleep(rest))
-            waking = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-            sleeping.cancel()
-            waking.cancel()
+            await _first_of(sleeping, asyncio.ensure_future(self._wake.wait()))
         self._wake.clear()
 
     def _refresh(self) -> None:
@@ -228,3 +220,13 @@ class Loop:
             return False
         self._recorder.failing("store", None, self._clock.now())
         return True
+
+
+async def _first_of(*waiting: asyncio.Future[Any]) -> None:
+    """Until one of them ends; the others are cancelled, also when the caller is."""
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
