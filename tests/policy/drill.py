@@ -161,9 +161,10 @@ class Drill:
     def forget(self, number: int) -> None:
         """The process dies: what it had begun is done, or not, before the next one looks.
 
-        Zones and queue are there then: what nobody remembers and nobody shows cannot be counted.
+        All answers then: what nobody remembers and nobody shows cannot be counted.
         """
         self.story.dark_zones, self.story.queue_exists = set(), True
+        self.story.clearml_down = False
         for each in self.flying:
             self._apply(each)
         self.flying, self.story.outcomes, self.caught = [], [], set()
@@ -187,6 +188,8 @@ class Drill:
 
     def lock(self, number: int) -> None:
         for machine in self._servers(number):
+            if machine.zone in self.story.dark_zones:
+                continue  # nobody can count what begins to cost where nobody can look
             locked = machine.state is ServerState.LOCKED
             state = ServerState.STOPPED if locked else ServerState.LOCKED
             self._off(machine.name)

@@ -83,7 +83,7 @@ class ClearmlApi:
 
     async def current_user(self) -> str:
         """Name of the user whose key this is: proof that the server and the key are right."""
-        data = await self._session.read("users.get_current_user", {}, Reply[wire.CurrentUser])
+        data = await self._session.read("users.get_current_user", {}, wire.CURRENT_USER)
         return data.user.name or data.user.id
 
     async def queues(self, names: Collection[str]) -> Mapping[str, Queue]:
@@ -99,7 +99,7 @@ class ClearmlApi:
                 "search_hidden": True,
                 "order_by": ["created"],
             },
-            Reply[wire.Queues],
+            wire.QUEUES,
             lambda data: data.queues,
         )
         return {item.name: item.to_domain() for item in items if item.name in names}
@@ -111,7 +111,7 @@ class ClearmlApi:
         Without the server's default filter (seen in the last hour): an agent's entry expires by
         itself 600 s after its last report, and one that asked for longer may well have a task.
         """
-        data = await self._session.read("workers.get_all", {"last_seen": 0}, Reply[wire.Workers])
+        data = await self._session.read("workers.get_all", {"last_seen": 0}, wire.WORKERS)
         return tuple(item.to_domain() for item in data.workers)
 
     async def open_tasks(self, queue_ids: Collection[str]) -> Sequence[Task]:
@@ -138,11 +138,11 @@ class ClearmlApi:
         """
         reason = {"task": task.id, "status_reason": note}
         if task.status is TaskStatus.IN_PROGRESS:
-            await self._session.call("tasks.stopped", reason, Reply[wire.Done])
+            await self._session.call("tasks.stopped", reason, wire.DONE)
         already_queued = await self._enqueue(task, reason)
         place = {"queue": task.queue_id, "task": task.id}
         try:
-            await self._session.call("queues.move_task_to_front", place, Reply[wire.Done])
+            await self._session.call("queues.move_task_to_front", place, wire.DONE)
         except RejectedWithCode as error:
             if error.subcode != NOT_IN_QUEUE:
                 raise
@@ -159,7 +159,7 @@ class ClearmlApi:
         if task.status is TaskStatus.COMPLETED:  # the one end from which ClearML wants to be sure
             body["force"] = True
         try:
-            await self._session.call("tasks.enqueue", body, Reply[wire.Done])
+            await self._session.call("tasks.enqueue", body, wire.DONE)
         except RejectedWithCode as error:
             if error.subcode != ALREADY_QUEUED:
                 raise
@@ -182,9 +182,7 @@ class ClearmlApi:
             "order_by": ["created"],
             **extra,
         }
-        items = await self._all_pages(
-            "tasks.get_all", query, Reply[wire.Tasks], lambda data: data.tasks
-        )
+        items = await self._all_pages("tasks.get_all", query, wire.TASKS, lambda data: data.tasks)
         tasks = (item.to_domain() for item in items)
         return tuple(t for t in tasks if t.status in statuses and t.queue_id in queue_ids)
 

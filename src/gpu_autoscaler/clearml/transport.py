@@ -19,7 +19,7 @@ import httpx
 import tenacity
 from pydantic import ValidationError
 
-from gpu_autoscaler.clearml.wire import Claims, Login, Meta, Reply, Verdict
+from gpu_autoscaler.clearml.wire import LOGIN_REPLY, Claims, Meta, Reply, Verdict
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import (
     ApiError,
@@ -170,7 +170,7 @@ class Session:
 
     async def _login(self) -> _Token:
         answer = await self._send(LOGIN, f"Basic {self._credentials.basic}", {})
-        token = self._parse(LOGIN, answer, Reply[Login]).token
+        token = self._parse(LOGIN, answer, LOGIN_REPLY).token
         lifetime = _lifetime(token, self._clock.now())
         if lifetime is None:
             return _Token(token, renew_at=None)

@@ -207,3 +207,12 @@ class Tasks(Wire):
     """tasks.get_all."""
 
     tasks: tuple[TaskItem, ...]
+
+
+# Each made once: pydantic builds a parametrised model anew when nobody keeps it.
+LOGIN_REPLY = Reply[Login]
+CURRENT_USER = Reply[CurrentUser]
+DONE = Reply[Done]
+QUEUES = Reply[Queues]
+WORKERS = Reply[Workers]
+TASKS = Reply[Tasks]

@@ -14,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 
 from gpu_autoscaler.commands.demo_view import View
@@ -28,6 +27,7 @@ from gpu_autoscaler.emulator import sample
 from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
 from gpu_autoscaler.emulator.faults import Calls, Faults
+from gpu_autoscaler.emulator.in_memory import InMemoryTransport
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
 from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
@@ -184,8 +184,8 @@ class _Daemon:
                 self._config,
                 secrets,
                 self._clock,
-                clearml_transport=httpx.ASGITransport(self._clearml),
-                scaleway_transport=httpx.ASGITransport(self._scaleway),
+                clearml_transport=InMemoryTransport(self._clearml),
+                scaleway_transport=InMemoryTransport(self._scaleway),
             ) as services:
                 source = _Fixed(self._config)
                 self.loop = build_loop(source, secrets, services, store, self._clock)

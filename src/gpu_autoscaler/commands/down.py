@@ -50,7 +50,10 @@ async def down(
     everything: bool,
     confirm: Callable[[str], bool],
 ) -> int:
-    """Returns the exit code. Raises OSError when a daemon on this machine holds the state."""
+    """Returns the exit code. Raises OSError when a daemon on this machine holds the state.
+
+    `confirm` is given the question in rich's markup.
+    """
     with DirectoryStore(Path(setup.config.state_dir)) as store:
         async with open_services(setup.config, setup.secrets, clock) as services:
             before = await store.load()
@@ -127,7 +130,7 @@ def _question(machines: Sequence[_Machine], *, everything: bool) -> str:
     if any(machine.tasks for machine in machines):
         lines.append("These tasks will be stopped, and not run again:")
     for machine in machines:
-        lines += [f"  {task} on {machine.decision.name}" for task in machine.tasks]
+        lines += [f"  {escape(task)} on {machine.decision.name}" for task in machine.tasks]
     return "\n".join(lines)
 
 

@@ -97,7 +97,7 @@ def sample_config(
     """The configuration of the demo, as it would stand in YAML."""
     return {
         "fleet": "demo",
-        "poll_interval": "30s",
+        "poll_interval": "60s",  # half the work: slow machines too play two days in a minute
         "state_dir": state_dir,
         "clearml": {"api_host": clearml_url},
         "scaleway": {"project_id": project, "api_url": scaleway_url},

@@ -1,5 +1,6 @@
 """The fleet while a plan is made: what every rule reads, and where it leaves its conclusions."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from gpu_autoscaler.domain.effects import (
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
 from gpu_autoscaler.domain.model import Placement, TaskStatus
+from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stock import Backoffs
 
@@ -39,6 +41,12 @@ class Fleet:
     _by_queue: dict[str, list[str]] = field(default_factory=dict)
     _names: frozenset[str] = frozenset()
     _queued: frozenset[str] = frozenset()
+    _unlisted: dict[str, list[Pending]] = field(default_factory=dict)
+    """Creations under way that no listing shows yet, by queue."""
+    names_taken: set[str] = field(default_factory=set)
+    """What a new instance must not be called."""
+    idle_others: Counter[str] = field(default_factory=Counter)
+    """By queue id: agents that are nobody's instance; they will take a waiting task too."""
 
     def __post_init__(self) -> None:
         """Index what every rule asks for; the set of instances is the same all through a plan."""
@@ -48,6 +56,26 @@ class Fleet:
         self._queued = frozenset(
             t.id for t in self.world.clearml.open_tasks if t.status is TaskStatus.QUEUED
         )
+        self.names_taken |= self._names.union(self.memory.retired)
+        for pending in self.pending.values():
+            self._note(pending)
+        self.idle_others = self._idle_workers_of_others()
+
+    def _idle_workers_of_others(self) -> Counter[str]:
+        """Only fresh ones: an entry outlives its machine by ten minutes and still looks idle."""
+        ours = self._names.union(self.memory.retired)
+        ours |= {known.last_seen.name for known in self.memory.instances.values()}
+        workers = self.world.clearml.workers
+        busy = {w.id for w in workers if w.task_id}
+        idle = {
+            (queue_id, w.id)
+            for w in workers
+            if w.id not in busy
+            and w.machine not in ours
+            and self.now - w.last_report_at < WORKER_FRESH
+            for queue_id in w.queue_ids
+        }
+        return Counter(queue_id for queue_id, _ in idle)
 
     def queue(self, name: str) -> QueueConfig | None:
         """Its settings; None for a queue that left the configuration."""
@@ -68,13 +96,14 @@ class Fleet:
 
     def unlisted_creates(self, queue: str | None = None) -> list[Pending]:
         """Instances under way that no listing shows yet; they count as booting."""
-        return [
-            pending
-            for key, pending in self.pending.items()
-            if key.startswith("create:")
-            and pending.name not in self._names
-            and (queue is None or pending.queue == queue)
-        ]
+        if queue is not None:
+            return self._unlisted.get(queue, [])
+        return [pending for of_queue in self._unlisted.values() for pending in of_queue]
+
+    def _note(self, pending: Pending) -> None:
+        self.names_taken.add(pending.name)
+        if pending.key.startswith("create:") and pending.name not in self._names:
+            self._unlisted.setdefault(pending.queue, []).append(pending)
 
     def billed(self, queue: str | None = None) -> int:
         """How many instances are paid for, of one queue or of all."""
@@ -172,7 +201,7 @@ class Fleet:
             case _:
                 pass
         self.effects.append(effect)
-        self.pending[effect.key] = Pending(
+        pending = self.pending[effect.key] = Pending(
             key=effect.key,
             name=effect.subject,
             decided_at=self.now,
@@ -180,6 +209,7 @@ class Fleet:
             queue=queue,
             placement=placement,
         )
+        self._note(pending)
 
     def zone_answers(self, zone: str) -> bool:
         """Whether the zone was listed completely in this cycle."""

@@ -34,6 +34,12 @@ def claims_on(machine: str, workers: Sequence[Worker], tasks: Sequence[Task]) ->
     return tuple(dict.fromkeys(from_workers + from_tasks))
 
 
+def claimed_machines(workers: Sequence[Worker], tasks: Sequence[Task]) -> frozenset[str]:
+    """Every machine that `claims_on` finds a task for."""
+    from_tasks = {t.machine for t in tasks if t.status is TaskStatus.IN_PROGRESS and t.machine}
+    return frozenset(from_tasks | {w.machine for w in workers if w.task_id})
+
+
 def refusal(
     guard: Guard,
     instance: Instance,

@@ -17,7 +17,6 @@ from gpu_autoscaler.domain.effects import CreateInstance, Reason, StartInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
@@ -58,7 +57,7 @@ def need(fleet: Fleet, queue: QueueConfig) -> Need:
         queue=queue,
         waiting=tuple(fleet.waiting(queue.name)),
         capacity=ready + starting + len(fleet.unlisted_creates(queue.name)),
-        others_idle=_idle_workers_of_others(fleet, known.id) if known else 0,
+        others_idle=fleet.idle_others[known.id] if known else 0,
         billed=fleet.billed(queue.name),
         busy=sum(f.state is S.RUNNING_TASK for f in facts),
         exists=known is not None,
@@ -156,8 +155,8 @@ def _limit(fleet: Fleet, queue: QueueConfig) -> tuple[Reason, str] | None:
     billed = fleet.billed(queue.name)
     if billed >= queue.max_instances:
         return Reason.MAX_INSTANCES, f"{billed} of max_instances = {queue.max_instances} are billed"
-    total, most = fleet.billed(), fleet.config.max_instances
-    if most is not None and total >= most:
+    most = fleet.config.max_instances
+    if most is not None and (total := fleet.billed()) >= most:
         return Reason.FLEET_MAX_INSTANCES, f"the fleet has {total} of max_instances = {most}"
     return None
 
@@ -257,32 +256,10 @@ def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrde
 
 def _new_name(fleet: Fleet, queue: QueueConfig) -> str:
     """A name nobody has: drawn from the moment, so that the plan stays a pure function."""
-    taken = {fact.name for fact in fleet.facts.values()} | set(fleet.memory.retired)
-    taken |= {pending.name for pending in fleet.pending.values()}
     count = 0
     while True:
         seed = f"{fleet.config.fleet}\n{queue.name}\n{fleet.now.isoformat()}\n{count}"
         name = f"{slug(queue.name)}-{hashlib.sha256(seed.encode()).hexdigest()[:6]}"
-        if name not in taken:
+        if name not in fleet.names_taken:
             return name
         count += 1
-
-
-def _idle_workers_of_others(fleet: Fleet, queue_id: str) -> int:
-    """Agents on the queue that are nobody's instance: they will take a waiting task too.
-
-    Only fresh ones: an entry outlives its machine by ten minutes and still looks idle.
-    """
-    ours = {fact.name for fact in fleet.facts.values()} | set(fleet.memory.retired)
-    ours |= {known.last_seen.name for known in fleet.memory.instances.values()}
-    busy = {w.id for w in fleet.world.clearml.workers if w.task_id}
-    return len(
-        {
-            w.id
-            for w in fleet.world.clearml.workers
-            if w.id not in busy
-            and w.machine not in ours
-            and queue_id in w.queue_ids
-            and fleet.now - w.last_report_at < WORKER_FRESH
-        }
-    )

@@ -8,7 +8,7 @@ from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import Queue, Task, Worker
-from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.policy.guard import claimed_machines
 from gpu_autoscaler.policy.settings import CLOCK_MARGIN, VOLUME_LISTING_SHARE
 
 _MEMORYLESS_LOOK_BACK = timedelta(hours=2)
@@ -35,9 +35,10 @@ def ended_tasks_since(
     if lost_memory or memory.unconfirmed_need is not None:
         moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
     soonest = min(timeouts, default=timedelta(0))
+    claimed = claimed_machines(workers, open_tasks)
     for known in memory.instances.values():
         if known.state is S.RUNNING_TASK:
-            if not claims_on(known.last_seen.name, workers, open_tasks):
+            if known.last_seen.name not in claimed:
                 moments.append(memory.planned_at or now)
         elif known.state is S.IDLE and known.idle_since is not None:
             queue = config.queues.get(known.last_seen.queue)

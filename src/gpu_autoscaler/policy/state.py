@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import World
@@ -246,14 +247,14 @@ class Join:
             # nobody could have registered meanwhile: the stale clock starts anew
             known = replace(known, state_since=self._now)
         if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK):
-            known = replace(known, start_accepted_at=None)
+            known = _with(known, start_accepted_at=None)
         if state is S.RUNNING_TASK:  # whatever was decided about its last idleness is void
-            known = replace(known, stop_decided_at=None, delete_when_stopped=False)
+            known = _with(known, stop_decided_at=None, delete_when_stopped=False)
         if state is S.IDLE:
             known = self._idle(known, instance, workers)
         elif state not in (S.LOST, S.STOPPING) and self._world.clearml.complete:
-            known = replace(known, idle_since=None, first_idle_report_at=None)
-        return replace(known, keep_seen_at=self._keep_seen(known, instance))
+            known = _with(known, idle_since=None, first_idle_report_at=None)
+        return _with(known, keep_seen_at=self._keep_seen(known, instance))
 
     def _idle(
         self, known: InstanceMemory, instance: Instance, workers: Sequence[Worker]
@@ -275,7 +276,7 @@ class Join:
                 came = [w.registered_at for w in workers if w.registered_at > known.booted_at]
                 since = min([*came, self._now])
         first = known.first_idle_report_at or known.last_report_at
-        return replace(
+        return _with(
             known,
             idle_since=min(since, self._now),
             first_idle_report_at=first,
@@ -301,6 +302,12 @@ class Join:
         if until is not None and self._now < until:
             return f"it is kept until {until:%Y-%m-%d %H:%M} UTC"
         return ""
+
+
+def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:
+    """`replace`, which is slow, only where it changes something: mostly it would not."""
+    differs = any(getattr(known, name) != value for name, value in changes.items())
+    return replace(known, **changes) if differs else known
 
 
 def kept_until(known: InstanceMemory, config: Config) -> datetime | None:

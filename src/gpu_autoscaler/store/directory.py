@@ -27,6 +27,8 @@ class DirectoryStore:
         self._directory = directory
         self._file = directory / "memory.json"
         self._lock = FileLock(directory / "lock")
+        self._flushed: object = None
+        """The intents that are certainly on the disk."""
 
     def __enter__(self) -> "DirectoryStore":
         try:
@@ -70,15 +72,19 @@ class DirectoryStore:
             return None
 
     async def save(self, memory: Memory) -> None:
-        """Keep it: on the disk when this returns. Raises StoreError."""
+        """Keep it: when this returns, a crash of the process loses nothing, and a crash of the
+        machine at most observations, never an intent. Raises StoreError."""
+        intents = (memory.pending, memory.power_offs, memory.rescued)
         draft = self._file.with_suffix(".new")
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:  # noqa: ASYNC230 - a few kilobytes
                 file.write(_MEMORY.dump_json(memory))
                 file.flush()
-                os.fsync(file.fileno())
+                if intents != self._flushed:
+                    os.fsync(file.fileno())
             draft.replace(self._file)
+            self._flushed = intents
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
