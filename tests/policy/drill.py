@@ -12,7 +12,6 @@ from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import (
     CreateInstance,
     DeleteInstance,
-    DeleteVolume,
     Effect,
     Failure,
     Guard,
@@ -223,12 +222,7 @@ class Drill:
         """The daemon is down for a while, or its clock is set back a little."""
         for each in self.flying:
             each.cycles = 0
-        self.story.now += (
-            timedelta(seconds=-20),
-            timedelta(minutes=5),
-            timedelta(minutes=40),
-            timedelta(hours=3),
-        )[number % 4]
+        self.story.now += timedelta(seconds=(-20, 300, 2400, 10800)[number % 4])
 
     # --- the course of things
 
@@ -257,7 +251,7 @@ class Drill:
         for machine in self.machines.values():
             machine.silent = False
 
-    def paid(self, queue: str = QUEUE) -> int:
+    def paid(self) -> int:
         """Servers that cost money now, or will as soon as what is under way has happened."""
         on = {i.name for i in self.story.instances.values() if i.state is not ServerState.STOPPED}
         on |= {
@@ -265,7 +259,7 @@ class Drill:
             for each in self.flying
             if isinstance(each.effect, StartInstance | CreateInstance)
         }
-        return len(on) if queue == QUEUE else 0
+        return len(on)
 
     # --- inside
 
@@ -355,8 +349,6 @@ class Drill:
                 self.caught.discard(effect.task.id)
             case StartInstance() | StopInstance() | DeleteInstance() | SetTags():
                 return self._on_server(effect, failure)
-            case DeleteVolume() | _:
-                pass
         return failure
 
     def _tasks(self) -> set[str]:

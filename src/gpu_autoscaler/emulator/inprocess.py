@@ -90,13 +90,12 @@ class InProcessClearml:
         ]
 
     async def open_tasks(self, queue_ids: Collection[str]) -> Sequence[Task]:
+        if not queue_ids:
+            return []
         self.calls["tasks"] += 1
-        found = self._model.tasks.search(
-            {"status": sorted(OPEN), "execution.queue": list(queue_ids)}
-            if queue_ids
-            else {"id": []}
-        )
-        return [_task(record) for record in found]
+        self._model.timeline.advance()
+        wanted = {"status": sorted(OPEN), "execution.queue": list(queue_ids)}
+        return [_task(record) for record in self._model.tasks.search(wanted)]
 
     async def ended_tasks(self, queue_ids: Collection[str], since: datetime) -> Sequence[Task]:
         self.calls["ended"] += 1

@@ -101,8 +101,9 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
 
 
 def _hidden(pending: Pending, world: World) -> bool:
-    """Whether an accepted creation may exist where nobody can look now."""
-    if not pending.done or not pending.key.startswith("create:") or pending.placement is None:
+    """Whether an accepted launch may have taken effect where nobody can look now."""
+    launch = pending.key.startswith(("create:", "start:"))
+    if not pending.done or not launch or pending.placement is None:
         return False
     zone = world.zones.get(pending.placement.zone)
     return zone is None or not zone.complete

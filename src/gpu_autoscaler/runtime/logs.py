@@ -46,27 +46,29 @@ def configure_logs(
 ) -> None:
     """Set up logging of the whole process. Call once, before anything is logged."""
     out = stream or sys.stderr
-    terminal = out.isatty()
-    renderers: list[Any] = [structlog.processors.JSONRenderer(default=str)]
-    if terminal:
-        renderers = [
-            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        ]
+    renderer: Any = structlog.processors.JSONRenderer(default=str)
+    if out.isatty():
+        plain = structlog.dev.plain_traceback
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=plain)
+    common: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        SecretMask(secrets),
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            SecretMask(secrets),
-            *renderers,
-        ],
+        processors=[*common, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(
-        stream=out, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s"
+    # what libraries say, asyncio's forgotten exceptions for one, takes the same way
+    handler = logging.StreamHandler(out)
+    drop_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processors=[drop_meta, *common, renderer])
     )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     # at DEBUG these print request bodies, and our user data with them
     for name in ("httpx", "httpcore", "scaleway"):
         logging.getLogger(name).setLevel(logging.WARNING)

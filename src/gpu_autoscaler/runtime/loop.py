@@ -129,7 +129,8 @@ class Loop:
         outcomes = self._executor.take_outcomes()
         if self._memory is not None and outcomes and self.last is not None:
             world = replace(self.last.world, outcomes=outcomes)
-            await self._kept(learn(world, self._memory, self._clock.now()).memory)
+            learned = learn(world, self._memory, self._clock.now())
+            await self._kept(replace(learned.memory, backoffs=learned.backoffs.kept()))
             self._recorder.ended(outcomes)
         return tuple(o for o in outcomes if o.failure not in (None, Failure.GUARD))
 

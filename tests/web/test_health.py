@@ -1,0 +1,88 @@
+"""`/healthz` tells whether the loop turns, by the last finished cycle alone."""
+
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+
+from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
+from gpu_autoscaler.web.health import health_app
+
+INTERVAL = timedelta(seconds=30)
+
+
+class Probe:
+    """A client of the health app, and the loop it asks about."""
+
+    def __init__(self) -> None:
+        self.clock = LoopClock()
+        self.finished_at: datetime | None = None
+        self.interval = INTERVAL
+        app = health_app(lambda: self.finished_at, lambda: self.interval, self.clock)
+        self._client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://daemon"
+        )
+
+    async def get(self, path: str = "/healthz", method: str = "GET") -> httpx.Response:
+        return await self._client.request(method, path)
+
+
+def test_before_the_first_cycle_it_has_three_intervals_of_patience() -> None:
+    async def run() -> None:
+        probe = Probe()
+        first = await probe.get()
+        assert first.status_code == 200
+        assert first.json() == {"status": "ok", "last_cycle": None, "seconds_ago": 0.0}
+        await probe.clock.sleep(90)
+        assert (await probe.get()).status_code == 200
+        await probe.clock.sleep(1)
+        assert (await probe.get()).status_code == 503
+
+    run_virtual(run())
+
+
+def test_stuck_after_three_intervals_and_well_again_after_a_cycle() -> None:
+    async def run() -> None:
+        probe = Probe()
+        probe.finished_at = probe.clock.now()
+        await probe.clock.sleep(90)
+        assert (await probe.get()).status_code == 200
+        await probe.clock.sleep(1)
+        stuck = await probe.get()
+        assert stuck.status_code == 503
+        assert stuck.json()["status"] == "stuck"
+        assert stuck.json()["seconds_ago"] == 91.0
+        assert datetime.fromisoformat(stuck.json()["last_cycle"]) == probe.finished_at
+        probe.finished_at = probe.clock.now()
+        assert (await probe.get()).status_code == 200
+
+    run_virtual(run())
+
+
+def test_it_follows_an_interval_that_was_edited() -> None:
+    async def run() -> None:
+        probe = Probe()
+        probe.finished_at = probe.clock.now()
+        await probe.clock.sleep(200)
+        assert (await probe.get()).status_code == 503
+        probe.interval = timedelta(minutes=2)
+        assert (await probe.get()).status_code == 200
+
+    run_virtual(run())
+
+
+def test_nobody_on_the_way_may_keep_the_answer() -> None:
+    async def run() -> None:
+        assert (await Probe().get()).headers["cache-control"] == "no-store"
+
+    run_virtual(run())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/", 404), ("POST", "/healthz", 405)]
+)
+def test_there_is_nothing_else_to_ask(method: str, path: str, status: int) -> None:
+    async def run() -> None:
+        assert (await Probe().get(path, method)).status_code == status
+
+    run_virtual(run())
