@@ -183,3 +183,15 @@ def test_somebody_elses_machines_are_never_touched() -> None:
         assert {call.method for call in world.scaleway_calls if others[0].id in call.path} == set()
 
     bad_day(story)
+
+
+def test_a_machine_whose_tags_a_person_took_off_is_no_longer_ours() -> None:
+    async def story(world: BadDay) -> None:
+        server, _ = await one_that_is(world, BUSY)
+        world.scaleway.update_server(server.zone, server.id, tags=("mine-now",))
+        second = world.task(hours=0.1)
+        await world.until(lambda: world.status(second) == "completed")
+        assert world.created() == 2, "it does not fill the queue's maximum"
+        assert server.state is ServerState.RUNNING, "and is not touched"
+
+    bad_day(story, max_instances=1)

@@ -102,7 +102,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     S.STOPPED: _ANYTIME
     | {
         S.STARTING,  # started again for a waiting task
-        S.INITIALIZING,  # started by somebody
+        S.INITIALIZING,  # ... and running when next seen, or started by somebody
         S.IDLE,
         S.RUNNING_TASK,
         S.DELETING,  # retention over, or its bootstrap is out of date

@@ -140,10 +140,10 @@ class InProcessScaleway:
     async def exists(self, zone: str, server_id: str) -> bool:
         self.calls["exists"] += 1
         try:
-            self._model.server(zone, server_id)
+            server = self._model.server(zone, server_id)
         except ScalewayError:
             return False
-        return True
+        return self._fleet.owns(frozenset(server.tags))
 
     async def volumes(self, zone: str) -> Sequence[Volume]:
         self.calls["volumes"] += 1

@@ -51,7 +51,8 @@ class Scaleway(Protocol):
         """All servers of the fleet in a zone."""
 
     async def exists(self, zone: str, server_id: str) -> bool:
-        """Whether a server still exists: False only on a 404."""
+        """Whether a server still exists as the fleet's: False only on a 404, or when a person
+        took the fleet's tags off it."""
 
     async def volumes(self, zone: str) -> Sequence[Volume]:
         """All block volumes with the fleet's tags in a zone."""

@@ -53,6 +53,7 @@ class ScalewayApi:
         self._servers = Servers(self._transport, project_id, fleet)
         self._volumes = Volumes(self._transport, project_id, fleet)
         self._catalog = Catalog(self._transport, clock)
+        self._fleet = fleet
         self._removal = Removal(self._servers, self._volumes, fleet, clock)
         self._creation = Creation(
             self._servers, self._volumes, self._catalog, self._removal, fleet, clock
@@ -81,12 +82,13 @@ class ScalewayApi:
         return await self._servers.listing(zone)
 
     async def exists(self, zone: str, server_id: str) -> bool:
-        """Whether a server still exists: False only on Scaleway's own 404."""
+        """Whether a server still exists as the fleet's: False only on Scaleway's own 404, or when
+        a person took the fleet's tags off it."""
         try:
-            await self._servers.get(zone, server_id)
+            server = await self._servers.get(zone, server_id)
         except NotFound:
             return False
-        return True
+        return self._fleet.owns(server.instance.tags)
 
     async def volumes(self, zone: str) -> Sequence[Volume]:
         """All block volumes with the fleet's tags in a zone."""

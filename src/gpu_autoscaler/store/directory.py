@@ -52,19 +52,7 @@ class DirectoryStore:
     async def load(self) -> Memory | None:
         """The memory kept last, or None. An unreadable one is set aside, a newer one refused."""
         try:
-            content = self._file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"{self._file}: cannot be read ({error.strerror})") from error
-        try:
-            version = _VERSION.validate_json(content).get("version")
-            if isinstance(version, int) and version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"{self._file}: written by a newer version of the daemon (schema {version}, "
-                    f"this one knows {SCHEMA_VERSION}); run that one, or use another state_dir"
-                )
-            return _MEMORY.validate_json(content)
+            return _read(self._file)
         except ValidationError:
             aside = self._file.with_suffix(".unreadable.json")
             self._file.replace(aside)
@@ -98,11 +86,27 @@ class ReadOnlyStore:
         self._file = directory / "memory.json"
 
     async def load(self) -> Memory | None:
-        """The memory kept last, or None."""
+        """The memory kept last, or None. Raises StoreError for one of a newer version."""
         try:
-            return _MEMORY.validate_json(self._file.read_bytes())
-        except (OSError, ValidationError):
+            return _read(self._file)
+        except ValidationError:
             return None
 
     async def save(self, memory: Memory) -> None:
         """Nothing is kept."""
+
+
+def _read(file: Path) -> Memory | None:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read ({error.strerror})") from error
+    version = _VERSION.validate_json(content).get("version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{file}: written by a newer version of the daemon (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); run that one, or use another state_dir"
+        )
+    return _MEMORY.validate_json(content)
