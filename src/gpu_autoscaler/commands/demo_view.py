@@ -60,6 +60,9 @@ class View:
         if cycle is None or cycle is self._shown:
             return
         self._shown = cycle
+        for outcome in cycle.world.outcomes:
+            if outcome.failure is not None:
+                self.say(f"{outcome.effect.verb} failed: {outcome.message}")
         for effect in cycle.plan.effects:
             if effect.verb != "tag":
                 self.say(f"{effect.verb.replace('_', ' ')}: {effect.because}")
