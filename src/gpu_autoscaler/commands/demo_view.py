@@ -52,7 +52,7 @@ class View:
         line = f"{self._clock.now():%a %H:%M}  {sentence}"
         self._said.append(line)
         if not self._console.is_terminal:
-            self._console.print(line, highlight=False, markup=False)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, loop: Loop, eur: float) -> None:
         """Take in what the loop did since the last time."""
