@@ -184,7 +184,8 @@ def _exit(command: Coroutine[Any, Any, int]) -> None:
     try:
         code = asyncio.run(command)
     except OSError as error:
-        err.print(f"[red]error:[/] {error.strerror or error}", highlight=False, soft_wrap=True)
+        said = escape(error.strerror or str(error))
+        err.print(f"[red]error:[/] {said}", highlight=False, soft_wrap=True)
         code = 1
     except KeyboardInterrupt:
         code = 130

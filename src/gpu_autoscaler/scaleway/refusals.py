@@ -53,6 +53,11 @@ BY_STATUS: dict[int, type[ApiError]] = {
 PROTECTED = "protected_resource"
 """The one failed precondition that waiting does not cure."""
 
+WHAT_TO_CHECK = (
+    "check GPU_AUTOSCALER_SCALEWAY_SECRET_KEY, and that its IAM policy holds "
+    "InstancesFullAccess and BlockStorageFullAccess for the project"
+)
+
 TEXT_LIMIT = 500
 """Characters of Scaleway's own words that an error message repeats."""
 
@@ -68,7 +73,8 @@ def classify(call: str, status: int, text: str, *, confidential: bool = False) -
     message = f"{call}: {status} {body.get('type') or ''}".rstrip()
     if words:
         message = f"{message}: {words[:TEXT_LIMIT]}"
-    return _class_of(status, body)(message)
+    kind = _class_of(status, body)
+    return kind(f"{message}; {WHAT_TO_CHECK}" if kind is Unauthorized else message)
 
 
 def _class_of(status: int, body: dict[str, Any]) -> type[ApiError]:
