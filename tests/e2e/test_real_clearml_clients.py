@@ -48,6 +48,11 @@ class Server:
         assert reply.status_code == 200, reply.text
         return reply.json()["data"]
 
+    def hears_from_worker(self) -> bool:
+        """Before its first report an agent is still starting, and may end without a word."""
+        workers = self.ask("workers.get_all")["workers"]
+        return [w["id"] for w in workers if "last_report_time" in w] == [WORKER]
+
     def worker_ids(self) -> list[str]:
         return [worker["id"] for worker in self.ask("workers.get_all")["workers"]]
 
@@ -92,7 +97,7 @@ def agent(
             start_new_session=True,
         )
         try:
-            wait_until(lambda: server.worker_ids() == [WORKER], "the agent registers")
+            wait_until(server.hears_from_worker, "the agent registers and reports")
             yield process
         finally:
             process.terminate()  # it takes its task along and unregisters
