@@ -50,7 +50,7 @@ async def test_a_dry_run_says_what_it_would_create_and_why_and_only_reads(tmp_pa
             assert re.fullmatch(r"h100-1-80g-[0-9a-f]{6}", event["subject"])
             assert (event["queue"], event["zone"], event["reason"]) == (QUEUE, ZONE, "demand")
             assert event["because"] == (
-                f"2 waiting in {QUEUE}: creating one in {QUEUE} in {ZONE}"
+                f"2 waiting in {QUEUE}: creating one ({QUEUE} in {ZONE})"
             ), event["because"]
         asked = {call.path.rpartition("/")[2] for call in world.clearml_calls}
         assert asked == CLEARML_READS

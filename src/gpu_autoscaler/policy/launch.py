@@ -204,7 +204,7 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
             refused.append(f"{placement}: {too_dear}")
             over_price = True
         else:
-            because = f"{waiting} in {queue.name}: creating one in {placement}"
+            because = f"{waiting} in {queue.name}: creating one ({placement})"
             fleet.add(
                 CreateInstance(order=_order(fleet, queue, placement), reason=why, because=because)
             )
