@@ -402,3 +402,17 @@ def test_a_keep_that_cannot_be_read_or_has_no_zone_ends_too(tag: str) -> None:
     story.has(registered("m1", tags=(tag,)))
     story.run("m1", "t0")
     assert reasons(story.wait(timedelta(hours=30))) == ["keep_ended"]
+
+
+def test_the_fleet_s_maximum_does_not_take_a_queue_s_minimum() -> None:
+    base = {"placements": [{"type": "H100-1-80G", "zone": "fr-par-2"}]}
+    queues = {
+        QUEUE: {"name": QUEUE, "min_instances": 1, **base},
+        "other": {"name": "other", **base},
+    }
+    story = Story(config(queues=queues, max_instances=1))
+    story.has(registered("m1"), registered("m2", queue="other"))
+    story.report("m1")
+    story.run("m2", "t0")
+    assert not story.wait(minutes(60)).effects
+    assert verdict(story)[1] is Reason.MIN_INSTANCES

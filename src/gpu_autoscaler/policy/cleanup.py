@@ -56,7 +56,7 @@ def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
     if not fact.abandoned:
         fleet.verdicts[fact.instance.id] = (Reason.BOOTING, "being made")
     elif fleet.touchable(fact, "delete"):
-        because = f"{fact.name} was never finished ({format_duration(_whole(age))} old)"
+        because = f"{fact.name} was never finished ({format_duration(age)} old)"
         fleet.add(DeleteInstance(instance=fact.instance, reason=Reason.HALF_MADE, because=because))
 
 
@@ -84,9 +84,9 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
         reason, why = Reason.SPEC_CHANGED, "its bootstrap is out of date"
     elif stopped_for >= retention:
         reason = Reason.STOPPED_RETENTION
-        why = f"stopped for {format_duration(_whole(stopped_for))}"
+        why = f"stopped for {format_duration(stopped_for)}"
     else:
-        left = format_duration(_whole(retention - stopped_for))
+        left = format_duration(retention - stopped_for)
         text = f"stopped; removed in {left} unless a task waits before"
         fleet.verdicts.setdefault(fact.instance.id, (Reason.WAITING, text))
         return
@@ -147,7 +147,3 @@ def sweep_volumes(fleet: Fleet) -> dict[str, datetime]:
         if zone.volumes is None or not zone.complete:  # its part keeps what it was known for
             free |= {k: v for k, v in fleet.memory.free_volumes.items() if k not in free}
     return free
-
-
-def _whole(duration: timedelta) -> timedelta:
-    return timedelta(seconds=round(duration.total_seconds()))

@@ -65,12 +65,15 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
         idle_for = fleet.now - since
         timeout = GRACE_AFTER_TASK if excess > 0 else _idle_timeout(queue, fact)
         if idle_for < timeout:
-            left = format_duration(_whole(timeout - idle_for))
+            left = format_duration(timeout - idle_for)
             verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
             fleet.verdicts[fact.instance.id] = (
                 verdict,
                 f"idle since {since:%H:%M:%S}; stops in {left}",
             )
+        elif spare <= 0:
+            text = f"idle, kept by min_instances = {fewest}"
+            fleet.verdicts[fact.instance.id] = (Reason.MIN_INSTANCES, text)
         elif excess > 0:
             why = f"{staying} of at most {staying - excess} are billed"
             if queue is None:
@@ -78,14 +81,11 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
             because = f"{fact.name} is idle, and {why}"
             if _stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck):
                 excess, spare, free = excess - 1, spare - 1, free - fact.serves
-        elif spare <= 0:
-            text = f"idle, kept by min_instances = {fewest}"
-            fleet.verdicts[fact.instance.id] = (Reason.MIN_INSTANCES, text)
         elif free <= 0 and fact.serves:
             fleet.verdicts[fact.instance.id] = (Reason.DEMAND, "idle, kept for waiting tasks")
         else:
             because = (
-                f"{fact.name} is idle for {format_duration(_whole(idle_for))}, "
+                f"{fact.name} is idle for {format_duration(idle_for)}, "
                 f"its timeout is {format_duration(timeout)}"
             )
             if _stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck):
@@ -113,11 +113,11 @@ def _stop_if_stale(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
     timeout = queue.stale_timeout if queue else fleet.config.orphan_timeout
     waited = fleet.now - fact.memory.state_since
     if fact.registered or waited < timeout:
-        text = f"booting for {format_duration(_whole(waited))}"
+        text = f"booting for {format_duration(waited)}"
         fleet.verdicts[fact.instance.id] = (Reason.BOOTING, text)
         return
     because = (
-        f"{fact.name} runs for {format_duration(_whole(waited))} and its agent never registered "
+        f"{fact.name} runs for {format_duration(waited)} and its agent never registered "
         f"(stale_timeout {format_duration(timeout)}): removing it"
     )
     _stop(fleet, fact, Reason.NEVER_REGISTERED, because, Guard.NEVER_REGISTERED, stuck)
@@ -189,7 +189,3 @@ def _stop(
         memory=replace(memory, stop_decided_at=fleet.now, delete_when_stopped=remove),
     )
     return True
-
-
-def _whole(duration: timedelta) -> timedelta:
-    return timedelta(seconds=round(duration.total_seconds()))
