@@ -103,7 +103,7 @@ async def test_from_the_sdks_enqueue_through_a_stop_and_a_start_to_nothing(
                     finally:
                         loop.stop()
                         await running
-            assert agents(disks) == []
+            await until(lambda: agents(disks) == [], "no process is left")
     finally:
         machines.close()
 
@@ -122,7 +122,7 @@ async def _live(world: Emulated, client: Mapping[str, str], folder: Path, disks:
     assert states(world) == [S.STOPPED, *STOPPED_AND_STARTED]
     # its entry may be back by now: a report under way registers it anew
     assert world.clearml_calls.count("workers.unregister"), "SIGTERM reached the agent"
-    assert agents(disks) == []
+    await until(lambda: agents(disks) == [], "its process ends")
 
     second = await submit(world, client, folder, script)
     await until(lambda: second.status == "completed", "the second task runs to its end")

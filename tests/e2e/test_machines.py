@@ -96,7 +96,7 @@ async def test_plan_says_what_would_be_done_and_why_and_only_reads(tmp_path: Pat
         table, plain = await asyncio.gather(it.run("plan"), it.run("plan", "--json"))
         assert (table.code, table.err) == (0, "")
         because = f"1 waiting in {QUEUE}: creating one ({QUEUE} in {ZONE})"
-        assert re.search(f"would create h100-1-80g-[0-9a-f]{{6}}: {because}", table.out)
+        assert re.search(f"would create h100-1-80g-[0-9a-f]{{6}}: {re.escape(because)}", table.out)
         assert re.search(rf"{it.busy.name} .* running task ", table.out)
 
         assert (plain.code, plain.err) == (0, "")
