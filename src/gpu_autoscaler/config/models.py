@@ -233,7 +233,7 @@ class Config(_Settings):
     keep: Duration = timedelta(hours=24)
     """How long a bare `keep` tag holds."""
     state_dir: Annotated[str, Field(min_length=1)] = "state"
-    """Directory of memory, lease and ledger, relative to the working directory."""
+    """Directory of the memory, relative to the working directory."""
     clearml: ClearmlConfig = ClearmlConfig()
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""What a cycle concluded: one source for the log, metrics, explanations, pages and the ledger."""
+"""What a cycle concluded: one source for the log, plans, and all views to come."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,6 +1,6 @@
 """What the emulated cloud will charge, from its own log of what happened.
 
-It shares nothing with the daemon's ledger, so that the two can be compared.
+It shares nothing with what the daemon reckons, so that the two can be compared.
 """
 
 import math
