@@ -253,10 +253,10 @@ def test_told_to_stop_in_a_pause_it_stops_without_another_cycle() -> None:
 def test_the_end_waits_for_calls_in_flight_and_remembers_how_they_ended() -> None:
     async def run(daemon: Daemon) -> None:
         daemon.waits("t1")
-        daemon.wire.slow["create"] = 20
+        daemon.wire.slow["create"] = 15
         daemon.wire.errors["create"] = OutOfStock("none")
         await daemon.run_for(seconds(5))
-        assert daemon.clock.now() - NOW == seconds(20)
+        assert daemon.clock.now() - NOW == seconds(15)
         assert daemon.store.memory is not None
         assert daemon.store.memory.pending == {}, "the next process need not wait for it"
 

@@ -18,6 +18,7 @@ from gpu_autoscaler.domain.errors import (
 from gpu_autoscaler.domain.model import MANAGED_BY_TAG, PROVISIONING_TAG
 from gpu_autoscaler.runtime.clock import LoopClock
 from gpu_autoscaler.scaleway.api import ScalewayApi
+from gpu_autoscaler.scaleway.creation import CLOSING_PATIENCE
 from tests.scaleway.cloud import (
     FLEET,
     NOT_FOUND,
@@ -276,13 +277,13 @@ def test_a_birth_cut_short_by_its_caller_leaves_nothing_behind(step: str, done: 
 
 def test_a_clean_up_goes_on_when_its_caller_is_cancelled_again() -> None:
     cloud = Cloud()
-    cloud.faults["PATCH user_data"] = [Fault(REJECTION, delay=10)]
-    cloud.faults["DELETE server"] = [Fault(done=True, delay=10)]
+    cloud.faults["PATCH user_data"] = [Fault(REJECTION, delay=5)]
+    cloud.faults["DELETE server"] = [Fault(done=True, delay=3)]
 
     async def twice_cancelled(api: ScalewayApi) -> None:
         birth = asyncio.ensure_future(create(api))
         for _ in range(2):
-            await LoopClock().sleep(5)
+            await LoopClock().sleep(1)
             birth.cancel()
         with pytest.raises(asyncio.CancelledError):
             await birth
@@ -292,6 +293,30 @@ def test_a_clean_up_goes_on_when_its_caller_is_cancelled_again() -> None:
 
     assert not cloud.servers
     assert not cloud.volumes
+
+
+def test_closing_does_not_wait_for_a_clean_up_that_hangs() -> None:
+    cloud = Cloud()
+    cloud.faults["PATCH user_data"] = [Fault(REJECTION, delay=5)]
+    cloud.faults["DELETE server"] = [Fault(delay=100)]
+    moments: list[float] = []
+
+    async def cut_off(api: ScalewayApi) -> None:
+        birth = asyncio.ensure_future(create(api))
+        for _ in range(2):
+            await LoopClock().sleep(1)
+            birth.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await birth
+        moments.append(asyncio.get_running_loop().time())
+        await api.aclose()
+        moments.append(asyncio.get_running_loop().time())
+
+    play(cloud, cut_off)
+
+    assert moments[1] - moments[0] <= CLOSING_PATIENCE
+    [server] = cloud.servers.values()
+    assert PROVISIONING_TAG in server["tags"], "the next start recognises it"
 
 
 @pytest.mark.parametrize("step", BIRTH[5:])

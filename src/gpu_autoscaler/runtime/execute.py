@@ -45,6 +45,10 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 32
 """Effects of one kind in flight: slow deletions never keep a creation waiting."""
 
+CLEAN_UP_WITHIN = timedelta(seconds=8)
+"""A server that was never powered on is gone with its volume after some 6 s. Together with the
+time for calls in flight under the 30 s after which platforms kill."""
+
 _FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
     (OutOfStock, Failure.OUT_OF_STOCK),
     (QuotaExceeded, Failure.QUOTA),
@@ -115,8 +119,10 @@ class LiveExecutor:
         _, late = await asyncio.wait(self._running, timeout=within.total_seconds())
         for task in late:
             task.cancel()
-        # a cancelled creation still removes what it made: give it the time for that
-        await asyncio.gather(*late, return_exceptions=True)
+        if late:
+            # a cancelled creation still removes what it made; what it cannot finish in time the
+            # next start recognises by its tags
+            await asyncio.wait(late, timeout=CLEAN_UP_WITHIN.total_seconds())
 
     async def _run(self, effect: Effect, orders: Orders) -> None:
         seconds = effect.deadline.total_seconds()

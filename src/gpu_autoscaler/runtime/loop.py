@@ -30,8 +30,9 @@ CONFIRM_AFTER = timedelta(seconds=5)
 SHORTEST_PAUSE = timedelta(seconds=2)
 """Between two cycles, however often it is woken: failing fast must not mean asking fast."""
 
-FINISH_WITHIN = timedelta(seconds=20)
-"""For calls in flight at the end of the process; platforms kill after some 30 s."""
+FINISH_WITHIN = timedelta(seconds=14)
+"""For calls in flight at the end of the process; with the clean-up of those that are cut off it
+stays under the 30 s after which platforms kill."""
 
 
 class ConfigSource(Protocol):

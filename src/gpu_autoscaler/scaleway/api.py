@@ -71,7 +71,7 @@ class ScalewayApi:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Let running clean-ups end (REMOVAL_DEADLINE at most), then close the connections."""
+        """Give running clean-ups a moment, then close the connections."""
         try:
             await self._creation.finish_cleanups()
         finally:

@@ -24,6 +24,9 @@ one that changes its speed `updating` for about 5 s, and refuses changes meanwhi
 PASSING = (Transient, RateLimited, NotFound)
 """Errors that a moment cures right after a birth; a new volume may not be found yet."""
 
+CLOSING_PATIENCE = 6.0
+"""Seconds for clean-ups when the process ends; their callers have waited for them before."""
+
 LOOKUPS = 3
 LOOKUP_PAUSE = 2.0
 """Seconds between two searches for a server whose creation got no answer."""
@@ -50,8 +53,11 @@ class Creation:
         self._cleanups: set[asyncio.Task[None]] = set()
 
     async def finish_cleanups(self) -> None:
-        """Wait for clean-ups whose callers were cancelled while they ran."""
-        await asyncio.gather(*self._cleanups, return_exceptions=True)
+        """Wait a moment for clean-ups whose callers are gone; what is left has its phase tag."""
+        if self._cleanups:
+            await asyncio.wait(self._cleanups, timeout=CLOSING_PATIENCE)
+        for cleanup in self._cleanups:
+            cleanup.cancel()
 
     async def create(self, order: CreateOrder, user_data: bytes) -> None:
         """Make, tag, fill and power on one instance.
