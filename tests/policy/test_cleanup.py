@@ -154,3 +154,13 @@ def test_a_stopped_instance_keeps_its_disk_while_a_task_is_placed_on_it() -> Non
     assert not story.wait(timedelta(hours=1)).effects
     story.tasks.clear()
     assert verbs(story.wait(minutes(2))) == ["delete"]
+
+
+def test_a_removal_that_fails_slowly_does_not_start_the_retention_anew() -> None:
+    story = Story(config({"stopped_retention": "2h"}))
+    story.has(registered("m1", "stopped", modified_at=START))
+    made = story.wait(timedelta(hours=3))
+    for _ in range(10):  # the removal is under way for five minutes
+        story.cycle()
+    story.done(*made.effects, failure=Failure.TRANSIENT)
+    assert verbs(story.wait(minutes(5))) == ["delete"]

@@ -524,3 +524,53 @@ def test_a_zone_is_looked_at_until_it_was_seen_empty() -> None:
     assert ZONE in story.memory.zones  # nobody has looked at its volumes
     story.volumes = []
     assert ZONE not in story.cycle().memory.zones
+
+
+@pytest.mark.parametrize("failure", [Failure.REJECTED, Failure.TRANSIENT])
+def test_one_that_cannot_be_started_does_not_starve_its_queue(failure: Failure) -> None:
+    story = Story()
+    story.has(registered("m1", "stopped"))
+    story.cycle()
+    story.enqueue("t1")
+    made = story.cycle()
+    assert verbs(made) == ["start"]
+    story.done(*made.effects, failure=failure)
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_half_made_servers_that_cannot_be_removed_bound_new_ones() -> None:
+    story = Story()
+    for name in ("m1", "m2"):
+        story.has(instance(name, "stopped", tags=(PROVISIONING_TAG,)))
+    story.enqueue("t1")
+    made = story.cycle()
+    assert "create" not in verbs(made)
+    assert made.queues[0].reason is Reason.HALF_MADE
+
+
+def test_a_stopped_machine_with_a_task_on_it_is_not_started_for_another() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.run("m1", "t0")
+    story.cycle()
+    story.has(registered("m1", "stopped"))
+    story.cycle()
+    story.enqueue("t1")
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_a_clock_that_is_ahead_does_not_make_our_own_creation_look_abandoned() -> None:
+    story = Story(config({"max_instances": 1}))
+    story.enqueue("t1")
+    (effect,) = story.cycle().effects
+    early = story.now - minutes(4)
+    story.has(instance(effect.subject, "stopped", tags=(PROVISIONING_TAG,), created_at=early))
+    assert not story.cycle().effects
+
+
+def test_a_creation_under_way_in_a_dark_zone_is_not_made_again_elsewhere() -> None:
+    story = Story(config(TWO))
+    story.enqueue("t1")
+    story.cycle()
+    story.dark_zones = {ZONE}  # and nobody tells how it ended
+    assert not story.wait(minutes(30)).effects

@@ -9,6 +9,7 @@ from gpu_autoscaler.domain.effects import Failure
 from tests.policy.test_stop import idle_story
 from tests.policy.worlds import (
     Story,
+    config,
     minutes,
     reasons,
     registered,
@@ -140,3 +141,45 @@ def test_a_popped_task_is_not_believed_stuck_right_after_an_outage() -> None:
     story.clearml_down = False
     assert not story.cycle().effects
     assert not story.wait(minutes(2)).effects
+
+
+@pytest.mark.parametrize("failure", [Failure.TRANSIENT, Failure.REJECTED, Failure.UNAUTHORIZED])
+def test_what_ends_on_a_machine_whose_power_off_failed_is_no_catch(failure: Failure) -> None:
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    story.done(*made.effects, failure=failure)
+    story.run("m1", "t1")
+    story.cycle(seconds(10))
+    story.end("t1")
+    for _ in range(30):
+        assert "rescue" not in verbs(story.cycle())
+
+
+def test_what_people_change_about_an_old_task_is_no_catch() -> None:
+    story = idle_story("m1")
+    story.run("m1", "t0")
+    story.cycle()
+    story.end("t0", "failed")
+    made = story.wait(minutes(60))
+    story.done(*made.effects)
+    story.has(registered("m1", "stopped"))
+    story.workers.clear()
+    story.cycle()
+    story.ended = [task("t0", "stopped", "m1", status_changed_at=story.now)]  # "mark aborted"
+    assert not story.wait(minutes(10)).effects
+
+
+def test_a_popped_task_put_back_may_still_be_caught_later() -> None:
+    story = Story()
+    story.tasks["t1"] = task("t1")
+    made = story.wait(minutes(10))
+    story.done(*made.effects)
+    story.cycle()
+    assert story.memory.rescued == {}
+
+
+def test_a_popped_task_is_put_back_also_when_cycles_are_far_apart() -> None:
+    story = Story(config(poll_interval="5m"))
+    story.tasks["t1"] = task("t1")
+    made = [story.cycle(minutes(5)) for _ in range(4)]
+    assert "rescue" in [verb for each in made for verb in verbs(each)]

@@ -416,3 +416,22 @@ def test_the_fleet_s_maximum_does_not_take_a_queue_s_minimum() -> None:
     story.run("m2", "t0")
     assert not story.wait(minutes(60)).effects
     assert verdict(story)[1] is Reason.MIN_INSTANCES
+
+
+def test_a_machine_whose_agent_does_not_come_back_is_not_started_for_ever() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    made = story.wait(minutes(60))
+    assert reasons(made) == ["lost_worker"]
+    story.done(*made.effects)
+    story.has(registered("m1", "stopped"))
+    story.enqueue("t1")
+    seen = [verb for _ in range(6) for verb in verbs(story.cycle())]
+    assert "start" not in seen
+    assert "delete" in seen
+
+
+def test_a_machine_that_asks_a_queue_that_is_gone_is_not_kept_by_the_minimum() -> None:
+    story = idle_story("m1", min_instances=1)
+    story.report("m1", queue_ids=("the-old-one",))
+    assert verbs(story.wait(minutes(60)))[0] == "stop"

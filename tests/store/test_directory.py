@@ -130,7 +130,7 @@ def test_it_is_on_the_disk_before_it_takes_its_name(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     saved(tmp_path, OTHER)
-    assert steps == ["fsync", "replace"]
+    assert steps == ["fsync", "replace", "fsync"], "the content, then the name"
 
 
 def test_a_full_disk_is_a_sentence_and_costs_nothing(

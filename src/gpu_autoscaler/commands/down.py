@@ -76,7 +76,7 @@ async def down(
             machines = _unchanged(machines, _machines(cycle, everything=everything), console)
             await store.save(_remembering(before, cycle, machines, clock))
             if everything:
-                return await _remove(services, clock, console, machines, setup.config.zones)
+                return await _remove(services, clock, console, machines, cycle.world.zones)
             return await _power_off_idle(services, clock, console, machines, cycle)
 
 
@@ -159,9 +159,9 @@ async def _power_off_idle(
             because="down --idle",
         )
         for m in machines
+        if known[m.instance.id].first_idle_report_at != known[m.instance.id].last_report_at
     ]
-    ids = {name: queue.id for name, queue in cycle.world.clearml.queues.items()}
-    executor.submit(Orders(effects, ids))
+    executor.submit(Orders(effects, cycle.plan.memory.queue_ids))
     await executor.finish(timedelta(seconds=OFF_WITHIN_SECONDS))
     failed = False
     for outcome in executor.take_outcomes():
@@ -202,15 +202,20 @@ async def _remove(
 
 async def _remove_free_volumes(services: Services, console: Console, zone: str) -> bool:
     """What an earlier crash may have left: nobody sweeps up after the fleet is gone."""
+    good = True
     try:
-        for volume in await services.scaleway.volumes(zone):
-            if volume.attached_to is None:
-                await services.scaleway.delete_volume(volume)
-                console.print(f"volume {volume.name}: removed")
+        free = [v for v in await services.scaleway.volumes(zone) if v.attached_to is None]
     except ApiError as error:
         console.print(f"[red]volumes in {zone}:[/] {escape(str(error))}", highlight=False)
         return False
-    return True
+    for volume in free:
+        try:
+            await services.scaleway.delete_volume(volume)
+            console.print(f"volume {escape(volume.name)}: removed")
+        except ApiError as error:
+            good = False
+            console.print(f"[red]volume {volume.id}:[/] {escape(str(error))}", highlight=False)
+    return good
 
 
 async def _power_off(services: Services, clock: Clock, instance: Instance) -> None:

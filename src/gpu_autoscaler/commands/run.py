@@ -56,7 +56,7 @@ async def run_once(loop: Loop) -> int:
     """One decision, carried out to its end. 0 when everything answered and nothing failed."""
     cycle = await loop.settled_cycle()
     failed = await loop.finish(CREATE_DEADLINE + timedelta(minutes=2))
-    return 0 if complete(cycle) and not failed else 1
+    return 0 if cycle.kept and complete(cycle) and not failed else 1
 
 
 def complete(cycle: Cycle) -> bool:

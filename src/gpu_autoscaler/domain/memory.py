@@ -88,6 +88,9 @@ class PowerOff:
 
     queue: str
     decided_at: datetime
+    known_ended: tuple[str, ...] = ()
+    """Tasks that had ended on it before, and were not queued since: what people change about
+    them later is no catch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Memory:
     power_offs: dict[str, PowerOff] = field(default_factory=dict)
     """By instance name."""
     rescued: dict[str, datetime] = field(default_factory=dict)
-    """Tasks put back because a power-off caught them, by id: never twice."""
+    """Tasks put back because a power-off caught them, by id and when: never twice."""
     popped: dict[str, datetime] = field(default_factory=dict)
     """Tasks seen queued but in no queue, by id, with the time of the first sight."""
     free_volumes: dict[str, datetime] = field(default_factory=dict)

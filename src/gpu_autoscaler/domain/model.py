@@ -241,6 +241,9 @@ class ZoneView:
     gone: frozenset[str] = frozenset()
     """Ids of servers whose absence a GET confirmed with a 404."""
     error: str = ""
+    """Why it is not complete."""
+    volumes_error: str = ""
+    """Why volumes were asked for in vain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,3 +260,6 @@ class ClearmlView:
     ended_tasks: tuple[Task, ...] | None = None
     """Recently ended ones of our queues; None when not asked for or not answered."""
     error: str = ""
+    """Why it is not complete."""
+    ended_error: str = ""
+    """Why ended tasks were asked for in vain."""

@@ -155,6 +155,10 @@ def _limit(fleet: Fleet, queue: QueueConfig) -> tuple[Reason, str] | None:
     billed = fleet.billed(queue.name)
     if billed >= queue.max_instances:
         return Reason.MAX_INSTANCES, f"{billed} of max_instances = {queue.max_instances} are billed"
+    half_made = sum(fact.abandoned for fact in fleet.of_queue(queue.name))
+    if half_made and billed + half_made >= queue.max_instances:
+        # or one would be added every few minutes while none can be removed
+        return Reason.HALF_MADE, f"{half_made} half-made instances could not be removed yet"
     most = fleet.config.max_instances
     if most is not None and (total := fleet.billed()) >= most:
         return Reason.FLEET_MAX_INSTANCES, f"the fleet has {total} of max_instances = {most}"
@@ -225,7 +229,8 @@ def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
         and fact.instance.placement in queue.placements
         and fleet.usable(fact.instance.placement, queue.name)
         and not fact.hands_off
-        and not fleet.under_way("start", fact)
+        and not fact.claims
+        and f"start:{fact.instance.id}" not in fleet.pending
         and not fleet.under_way("delete", fact)
     ]
     return sorted(spares, key=lambda fact: fact.memory.state_since, reverse=True)

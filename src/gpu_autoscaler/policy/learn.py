@@ -9,6 +9,7 @@ from gpu_autoscaler.domain.effects import (
     DeleteInstance,
     Failure,
     Outcome,
+    Reason,
     RescueTask,
     SetTags,
     StartInstance,
@@ -39,7 +40,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
         effect = outcome.effect
         started = pending.get(effect.key)
         spec = world.specs.get(started.queue, "") if started else ""
-        backoffs.learn(outcome, spec, unauthorized_since)
+        if not _own_fault(outcome):
+            backoffs.learn(outcome, spec, unauthorized_since)
         _settle(pending, started, outcome)
         match effect:
             case StartInstance() if outcome.failure is None:
@@ -52,7 +54,7 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
             case StopInstance() if outcome.failure is Failure.GUARD:
                 power_offs.pop(effect.instance.name, None)
                 _stop_refused(instances, effect.instance.id)
-            case RescueTask() if outcome.failure is None:
+            case RescueTask(reason=Reason.CAUGHT_TASK) if outcome.failure is None:
                 rescued[effect.task.id] = outcome.at
             case _:
                 pass
@@ -90,8 +92,9 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
     seen_later = isinstance(
         outcome.effect, CreateInstance | StartInstance | StopInstance | DeleteInstance | SetTags
     )
-    launch = isinstance(outcome.effect, CreateInstance | StartInstance)
-    pause = None if launch else FAILED_EFFECT_PAUSE.get(outcome.failure or Failure.NOT_FOUND)
+    pause = FAILED_EFFECT_PAUSE.get(outcome.failure or Failure.NOT_FOUND)
+    if isinstance(outcome.effect, CreateInstance | StartInstance) and not _own_fault(outcome):
+        pause = None  # the placement backs off
     if outcome.failure is None and seen_later:
         pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
     elif pause is not None:
@@ -100,10 +103,19 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
         del pending[started.key]
 
 
+def _own_fault(outcome: Outcome) -> bool:
+    """Whether a start failed for this one machine's sake: others may be launched meanwhile."""
+    return isinstance(outcome.effect, StartInstance) and outcome.failure in (
+        Failure.REJECTED,
+        Failure.TRANSIENT,
+        Failure.NOT_FOUND,
+    )
+
+
 def _hidden(pending: Pending, world: World) -> bool:
-    """Whether an accepted launch may have taken effect where nobody can look now."""
+    """Whether a launch may have taken effect where nobody can look now."""
     launch = pending.key.startswith(("create:", "start:"))
-    if not pending.done or not launch or pending.placement is None:
+    if pending.failed or not launch or pending.placement is None:
         return False
     zone = world.zones.get(pending.placement.zone)
     return zone is None or not zone.complete

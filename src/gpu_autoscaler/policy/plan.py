@@ -35,7 +35,8 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     fleet = Fleet(config, world, memory, now, facts, learned.backoffs, dict(memory.pending))
     for fact in facts.values():
         if fact.state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK) and fact.seen:
-            fleet.backoffs.booted(fact.instance.placement, fact.memory.booted_at)
+            instance = fact.instance
+            fleet.backoffs.booted(instance.placement, instance.spec, fact.memory.booted_at)
     cleanup.note_fall_backs(fleet)
     fleet.backoffs.end_early(world)
     fleet.memory = replace(memory, power_offs=rescue.forget_undone(fleet))
@@ -101,14 +102,17 @@ def _pending(fleet: Fleet) -> dict[str, Pending]:
 def _power_offs(fleet: Fleet) -> dict[str, PowerOff]:
     asked = fleet.world.clearml.complete and fleet.world.clearml.ended_tasks is not None
     stopping = {fact.name for fact in fleet.facts.values() if fact.state is S.STOPPING}
+    reopened = {task.id for task in fleet.world.clearml.open_tasks}
     kept = {
-        name: off
+        name: replace(off, known_ended=tuple(i for i in off.known_ended if i not in reopened))
         for name, off in fleet.memory.power_offs.items()
         if not asked or name in stopping or fleet.now - off.decided_at < RESCUE_WATCH
     }
     for effect in fleet.effects:
         if isinstance(effect, StopInstance):
-            kept[effect.instance.name] = PowerOff(effect.instance.queue, fleet.now)
+            name = effect.instance.name
+            ended = [t.id for t in fleet.world.clearml.ended_tasks or () if t.machine == name]
+            kept[name] = PowerOff(effect.instance.queue, fleet.now, tuple(ended))
     return kept
 
 

@@ -17,6 +17,8 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.guard import popped_tasks
 from gpu_autoscaler.policy.settings import CLOCK_MARGIN, HANGING_AFTER, PAUSED_AFTER, POPPED_STUCK
 
+_ON = frozenset({S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST})
+
 
 @dataclass(frozen=True, slots=True)
 class Popped:
@@ -34,7 +36,8 @@ def watch_popped(fleet: Fleet) -> Popped:
         return Popped({}, frozenset())
     last = fleet.memory.planned_at
     # who could not reach ClearML, or stood still, may be about to start what it pulled
-    paused = last is None or fleet.now - last > PAUSED_AFTER
+    longest = max(PAUSED_AFTER, 3 * fleet.config.poll_interval)
+    paused = last is None or fleet.now - last > longest
     before = {} if paused else fleet.memory.popped
     first_seen = {
         task.id: before.get(task.id, fleet.now)
@@ -76,8 +79,9 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
             )
             _rescue(fleet, task, Reason.POPPED_TASK, because)
     down = _powered_down(fleet)
+    on = {fact.name for fact in fleet.facts.values() if fact.state in _ON}
     for task in (*clearml.open_tasks, *(clearml.ended_tasks or ())):
-        if task.machine in fleet.memory.power_offs and _caught(fleet, task, down):
+        if task.machine in fleet.memory.power_offs and _caught(fleet, task, down, on):
             because = (
                 f"task {task.name} ({task.id}) was caught by the power-off of {task.machine}: "
                 "back to the head of its queue"
@@ -85,14 +89,16 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
             _rescue(fleet, task, Reason.CAUGHT_TASK, because)
 
 
-def _caught(fleet: Fleet, task: Task, down: frozenset[str]) -> bool:
+def _caught(fleet: Fleet, task: Task, down: frozenset[str], on: set[str]) -> bool:
     if task.stop_requested or task.id in fleet.memory.rescued:
         return False
-    decided_at = fleet.memory.power_offs[task.machine or ""].decided_at
+    off = fleet.memory.power_offs[task.machine or ""]
+    decided_at = off.decided_at
     if task.status_changed_at < decided_at - CLOCK_MARGIN:
         return False
     if task.status.ended:
-        return True
+        # while the machine is on, whatever ended there ended by itself
+        return task.machine not in on and task.id not in off.known_ended
     hangs = fleet.now - decided_at >= HANGING_AFTER
     return task.status is TaskStatus.IN_PROGRESS and hangs and task.machine in down
 

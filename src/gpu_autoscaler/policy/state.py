@@ -131,8 +131,12 @@ class Join:
             hands_off=self._hands_off(instance, known),
             fell_back=fell_back,
             serves=self._serves(instance, workers),
-            abandoned=half_made and self._now - instance.created_at >= HALF_MADE_AFTER,
+            abandoned=half_made and self._abandoned(instance),
         )
+
+    def _abandoned(self, instance: Instance) -> bool:
+        old = self._now - instance.created_at >= HALF_MADE_AFTER
+        return old and f"create:{instance.name}" not in self._memory.pending
 
     def _first_sight(self, instance: Instance) -> InstanceMemory:
         stopped = instance.state is ServerState.STOPPED
@@ -200,7 +204,8 @@ class Join:
             return S.DELETING
         if PROVISIONING_TAG in instance.tags:
             return S.PROVISIONING
-        if f"start:{instance.id}" in pending or f"create:{instance.name}" in pending:
+        starting = pending.get(f"start:{instance.id}")
+        if (starting and not starting.failed) or f"create:{instance.name}" in pending:
             return S.STARTING
         accepted = known.start_accepted_at
         if accepted is not None and not was_starting and self._now - accepted < START_SETTLE:
@@ -242,7 +247,10 @@ class Join:
         self, known: InstanceMemory, state: S, instance: Instance, workers: Sequence[Worker]
     ) -> InstanceMemory:
         if state is not known.state:
-            known = replace(known, state=state, state_since=self._now)
+            # a removal that failed leaves it as stopped as it was
+            same = {state, known.state} == {S.STOPPED, S.DELETING}
+            since = known.state_since if same else self._now
+            known = replace(known, state=state, state_since=since)
         elif state is S.INITIALIZING and self._memory.clearml_since is None:
             # nobody could have registered meanwhile: the stale clock starts anew
             known = replace(known, state_since=self._now)

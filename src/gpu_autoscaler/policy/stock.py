@@ -73,10 +73,10 @@ class Backoffs:
             return  # tried again in the next cycle: a fresh permission needs a while to spread
         self.failed(placement, outcome.failure, outcome.message, spec=spec)
 
-    def booted(self, placement: Placement, at: datetime) -> None:
+    def booted(self, placement: Placement, spec: str, at: datetime) -> None:
         """An instance began to boot there: failures from before are over."""
         for key, backoff in list(self._all.items()):
-            if key[0] == placement and at > backoff.failed_at:
+            if key[0] == placement and key[1] in ("", spec) and at > backoff.failed_at:
                 del self._all[key]
 
     def end_early(self, world: World) -> None:

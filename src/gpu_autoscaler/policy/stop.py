@@ -71,7 +71,7 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
                 verdict,
                 f"idle since {since:%H:%M:%S}; stops in {left}",
             )
-        elif spare <= 0:
+        elif spare <= 0 and fact.serves:
             text = f"idle, kept by min_instances = {fewest}"
             fleet.verdicts[fact.instance.id] = (Reason.MIN_INSTANCES, text)
         elif excess > 0:
@@ -183,7 +183,10 @@ def _stop(
         )
     )
     queue = fleet.queue(fact.instance.queue)
-    remove = reason is Reason.NEVER_REGISTERED or queue is None or queue.idle_action == "delete"
+    # whose agent did not even come back in this boot would not in the next one
+    dead = reason is Reason.LOST_WORKER and memory.last_report_at is None
+    remove = dead or reason is Reason.NEVER_REGISTERED
+    remove = remove or queue is None or queue.idle_action == "delete"
     fleet.facts[fact.instance.id] = replace(
         fact,
         memory=replace(memory, stop_decided_at=fleet.now, delete_when_stopped=remove),

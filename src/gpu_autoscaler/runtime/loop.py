@@ -53,6 +53,8 @@ class Cycle:
     world: World
     plan: Plan
     config: Config
+    kept: bool = True
+    """Its memory was stored, so its effects were begun."""
 
 
 class Loop:
@@ -100,6 +102,7 @@ class Loop:
         """Load the memory. Raises OSError with a sentence when it is there and may not be used."""
         self._memory = await self._store.load()
         self._lost_memory = self._memory is None
+        self._in_force()
 
     async def run(self) -> None:
         """Cycle until `stop`; then let calls in flight end. Instances are left as they are."""
@@ -173,7 +176,7 @@ class Loop:
         else:
             # what cannot be remembered must not be begun: a crash would double or leak it
             self._executor.put_back(outcomes)
-        self.last = Cycle(self._clock.now(), world, made, config)
+        self.last = Cycle(self._clock.now(), world, made, config, kept)
         return self.last
 
     async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:

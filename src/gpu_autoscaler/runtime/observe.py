@@ -50,35 +50,43 @@ class Observer:
         lost_memory: bool,
     ) -> World:
         """One look at everything. Never raises for what a service did or did not answer."""
-        clearml = await self._look_at_clearml(memory, config, lost_memory)
+        clearml = await self._look_at_clearml(memory, config)
         names = questions.zones(memory, config)
         stock_matters = questions.availability_zones(memory, config, list(clearml.queues.values()))
         volumes = questions.volumes_wanted(memory, config, self._clock.now())
-        views = await asyncio.gather(
-            *(
-                self._look_at_zone(name, memory, volumes=volumes, stock=name in stock_matters)
-                for name in names
-            )
+        looks = (
+            self._look_at_zone(name, memory, volumes=volumes, stock=name in stock_matters)
+            for name in names
+        )
+        clearml, prices, views = await asyncio.gather(
+            self._with_ended_tasks(clearml, memory, config, lost_memory=lost_memory),
+            self._prices_of(config),
+            asyncio.gather(*looks),
         )
         return World(
             clearml=clearml,
             zones={view.zone: view for view in views},
             specs={name: bootstrap.spec(name) for name in config.queues},
-            prices=await self._prices_of(config),
+            prices=prices,
             outcomes=outcomes,
             lost_memory=lost_memory,
         )
 
-    async def _look_at_clearml(
-        self, memory: Memory, config: Config, lost_memory: bool
-    ) -> ClearmlView:
+    async def _look_at_clearml(self, memory: Memory, config: Config) -> ClearmlView:
         names = questions.queue_names(memory, config)
         try:
-            view = await _by_deadline(
+            return await _by_deadline(
                 look_at_clearml(self._clearml, names, memory.queue_ids, self._clock)
             )
         except ApiError as error:
             return ClearmlView(complete=False, observed_at=self._clock.now(), error=str(error))
+
+    async def _with_ended_tasks(
+        self, view: ClearmlView, memory: Memory, config: Config, *, lost_memory: bool
+    ) -> ClearmlView:
+        """The same view with the tasks that ended lately, if they matter and ClearML says."""
+        if not view.complete:
+            return view
         now = self._clock.now()
         since = questions.ended_tasks_since(
             memory, config, view.workers, view.open_tasks, now, lost_memory=lost_memory
@@ -87,10 +95,9 @@ class Observer:
             return view
         skew = self._clearml.skew
         ids = _ids(view.queues, memory.queue_ids)
-        # when it fails it was not asked, as far as the policy can tell: the next cycle asks again
-        ended = await _or_none(self._clearml.ended_tasks(ids, since + skew))
-        if ended is None:
-            return view
+        ended, error = await _or_error(self._clearml.ended_tasks(ids, since + skew))
+        if ended is None:  # not asked, as far as the policy can tell: the next cycle asks again
+            return replace(view, ended_error=error)
         return replace(view, ended_tasks=tuple(_task_in_our_time(task, skew) for task in ended))
 
     async def _look_at_zone(
@@ -98,14 +105,14 @@ class Observer:
     ) -> ZoneView:
         cloud = self._scaleway
         try:
-            (instances, gone), listed, availability = await asyncio.gather(
+            (instances, gone), (listed, error), (availability, _) = await asyncio.gather(
                 _by_deadline(self._instances(zone, memory)),
-                _or_none(cloud.volumes(zone)) if volumes else _nothing(),
-                _or_none(cloud.availability(zone)) if stock else _nothing(),
+                _or_error(cloud.volumes(zone)) if volumes else _nothing(),
+                _or_error(cloud.availability(zone)) if stock else _nothing(),
             )
-        except ApiError as error:
+        except ApiError as refusal:
             now = self._clock.now()
-            return ZoneView(zone=zone, complete=False, observed_at=now, error=str(error))
+            return ZoneView(zone=zone, complete=False, observed_at=now, error=str(refusal))
         return ZoneView(
             zone=zone,
             complete=True,
@@ -114,6 +121,7 @@ class Observer:
             gone=gone,
             volumes=None if listed is None else tuple(listed),
             availability=availability,
+            volumes_error=error,
         )
 
     async def _instances(
@@ -141,10 +149,12 @@ class Observer:
             return {}
         now = self._clock.now()
         if self._priced_at is None or now - self._priced_at > PRICES_KEPT:
-            found = [await _or_none(self._scaleway.prices(zone)) for zone in config.zones]
-            for prices in found:
+            found = await asyncio.gather(
+                *(_or_error(self._scaleway.prices(zone)) for zone in config.zones)
+            )
+            for prices, _ in found:
                 self._prices |= prices or {}
-            if all(prices is not None for prices in found):
+            if all(prices is not None for prices, _ in found):
                 self._priced_at = now
         return self._prices
 
@@ -228,13 +238,14 @@ async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:
         raise Transient(f"no full answer within {seconds:.0f} s") from error
 
 
-async def _or_none(read: Coroutine[Any, Any, T]) -> T | None:
-    """What is good to know, but not needed: its failure is its absence."""
+async def _or_error(read: Coroutine[Any, Any, T]) -> tuple[T | None, str]:
+    """What is good to know, but not needed: without it the rest still counts."""
     try:
-        return await _by_deadline(read)
-    except ApiError:
-        return None
+        return await _by_deadline(read), ""
+    except ApiError as error:
+        return None, str(error)
 
 
-async def _nothing() -> None:
+async def _nothing() -> tuple[None, str]:
     """Not asked."""
+    return None, ""

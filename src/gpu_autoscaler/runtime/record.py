@@ -39,9 +39,14 @@ class Recorder:
 
     def record(self, world: World, plan: Plan, now: datetime) -> None:
         """Say what this cycle saw fail or mend, and what it decided."""
-        self._edge("clearml", world.clearml.error if not world.clearml.complete else "", now)
+        clearml = world.clearml
+        self._edge("clearml", clearml.error, now)
+        if clearml.ended_error or clearml.ended_tasks is not None:
+            self._edge("clearml ended tasks", clearml.ended_error, now)
         for zone in world.zones.values():
-            self._edge(f"scaleway {zone.zone}", zone.error if not zone.complete else "", now)
+            self._edge(f"scaleway {zone.zone}", zone.error, now)
+            if zone.volumes_error or zone.volumes is not None:
+                self._edge(f"scaleway {zone.zone} volumes", zone.volumes_error, now)
         self.ended(world.outcomes)
         self._decisions(plan)
         for effect in plan.effects:

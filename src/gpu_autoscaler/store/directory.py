@@ -69,9 +69,11 @@ class DirectoryStore:
             with open(descriptor, "wb") as file:  # noqa: ASYNC230 - a few kilobytes
                 file.write(_MEMORY.dump_json(memory))
                 file.flush()
-                if intents != self._flushed:
+                if any(intents) or intents != self._flushed:
                     os.fsync(file.fileno())
             draft.replace(self._file)
+            if intents != self._flushed:
+                _flush_directory(self._directory)
             self._flushed = intents
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -94,6 +96,15 @@ class ReadOnlyStore:
 
     async def save(self, memory: Memory) -> None:
         """Nothing is kept."""
+
+
+def _flush_directory(directory: Path) -> None:
+    """The new name, too, must survive a crash of the machine."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(file: Path) -> Memory | None:
