@@ -6,6 +6,7 @@ emulated, and time is faster than real.
 """
 
 import asyncio
+import contextlib
 import itertools
 import sys
 from collections.abc import Mapping
@@ -72,11 +73,9 @@ def agents(folder: Path) -> list[psutil.Process]:
     """What still runs of the machines whose disks are in this folder."""
     found = []
     for child in psutil.Process().children(recursive=True):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             if child.status() != psutil.STATUS_ZOMBIE and str(folder) in " ".join(child.cmdline()):
                 found.append(child)
-        except psutil.NoSuchProcess:
-            pass
     return found
 
 

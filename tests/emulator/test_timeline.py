@@ -90,11 +90,3 @@ def test_an_event_that_breaks_does_not_stop_the_clock() -> None:
     assert course.line.now() == course.clock.now()
     course.line.advance()
     assert course.seen == [("later", 20)]
-
-
-def test_the_next_event_is_known() -> None:
-    course = Course()
-    assert course.line.next_due is None
-    course.plan(20, "b")
-    course.plan(10, "a")
-    assert course.line.next_due == VIRTUAL_START + timedelta(seconds=10)

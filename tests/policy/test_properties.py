@@ -75,13 +75,10 @@ class Checked(Drill):
         self.keys(made, in_flight)
         for effect in made.effects:
             assert effect.because
-            match effect:
-                case CreateInstance() | StartInstance():
-                    self.launch(effect)
-                case StopInstance() | DeleteInstance():
-                    self.removal(effect)
-                case _:
-                    pass
+            if isinstance(effect, CreateInstance | StartInstance):
+                self.launch(effect)
+            if isinstance(effect, StopInstance | DeleteInstance):
+                self.removal(effect)
             if isinstance(effect, OnInstance):
                 self.ours(effect)
         self.bounds(made)

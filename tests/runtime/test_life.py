@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpu_autoscaler.domain.model import Placement, ServerState
+from gpu_autoscaler.domain.model import Instance, Placement, ServerState
 from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_stock import StockMode
 from gpu_autoscaler.runtime.clock import run_virtual
@@ -125,24 +125,32 @@ def test_losing_all_memory_again_and_again_costs_no_task_and_no_double() -> None
     story(run, max_instances=5)
 
 
+async def caught_by_the_power_off(world: World, meanwhile: Callable[[str], Awaitable[None]]) -> str:
+    """After the last look a task comes, and the idle agent pulls it; its id."""
+    first = world.task(hours=1)
+    await world.until(lambda: world.status(first) == "completed")
+    caught: list[str] = []
+    stop = world.scaleway_port.stop
+
+    async def stop_late(instance: Instance) -> None:
+        caught.append(world.task(hours=1, name="caught"))
+        await world.clock.sleep(10)
+        await meanwhile(caught[0])
+        await stop(instance)
+
+    world.scaleway_port.stop = stop_late  # type: ignore[method-assign]
+    await world.until(lambda: bool(caught))
+    world.scaleway_port.stop = stop  # type: ignore[method-assign]
+    return caught[0]
+
+
 def test_a_task_pulled_at_the_last_moment_is_rescued() -> None:
     async def run(world: World) -> None:
-        first = world.task(hours=1)
-        await world.until(lambda: world.status(first) == "completed")
-        caught: list[str] = []
-        stop = world.scaleway_port.stop
+        async def runs(task: str) -> None:
+            assert world.status(task) == "in_progress"
 
-        async def stop_late(instance: object) -> None:
-            # the last look is over; now a task comes, and the idle agent pulls it at once
-            caught.append(world.task(hours=1, name="caught"))
-            await world.clock.sleep(10)
-            assert world.status(caught[0]) == "in_progress"
-            await stop(instance)  # type: ignore[arg-type]
-
-        world.scaleway_port.stop = stop_late  # type: ignore[method-assign]
-        await world.until(lambda: bool(caught))
-        world.scaleway_port.stop = stop  # type: ignore[method-assign]
-        await world.until(lambda: world.status(caught[0]) == "completed")
+        caught = await caught_by_the_power_off(world, runs)
+        await world.until(lambda: world.status(caught) == "completed")
         assert world.machines.interrupted == 1
         assert world.clearml_port.calls["requeue"] == 1
 
@@ -151,23 +159,13 @@ def test_a_task_pulled_at_the_last_moment_is_rescued() -> None:
 
 def test_a_task_that_a_person_aborts_while_we_stop_stays_aborted() -> None:
     async def run(world: World) -> None:
-        first = world.task(hours=1)
-        await world.until(lambda: world.status(first) == "completed")
-        caught: list[str] = []
-        stop = world.scaleway_port.stop
-
-        async def stop_late(instance: object) -> None:
-            caught.append(world.task(hours=1, name="regretted"))
-            await world.clock.sleep(10)
-            world.clearml.abort(caught[0])
+        async def aborted(task: str) -> None:
+            world.clearml.abort(task)
             await world.clock.sleep(6)
-            await stop(instance)  # type: ignore[arg-type]
 
-        world.scaleway_port.stop = stop_late  # type: ignore[method-assign]
-        await world.until(lambda: bool(caught))
-        world.scaleway_port.stop = stop  # type: ignore[method-assign]
+        caught = await caught_by_the_power_off(world, aborted)
         await world.cycles(hours(1))
-        assert world.status(caught[0]) == "stopped"
+        assert world.status(caught) == "stopped"
 
     story(run)
 

@@ -149,25 +149,24 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing(
     assert not (tmp_path / "memory.new").exists()
 
 
+def taken(directory: Path) -> bool:
+    """Take the directory and give it back."""
+    with DirectoryStore(directory):
+        return True
+
+
 def test_a_second_daemon_is_told_who_is_in_the_way(tmp_path: Path) -> None:
     with DirectoryStore(tmp_path):
-        with (
-            pytest.raises(StoreError, match="another daemon uses this state directory"),
-            DirectoryStore(tmp_path),
-        ):
-            pass
+        with pytest.raises(StoreError, match="another daemon uses this state directory"):
+            taken(tmp_path)
         assert run_virtual(ReadOnlyStore(tmp_path).load()) is None, "plan may look all the same"
-    with DirectoryStore(tmp_path):
-        pass  # the first has gone: its lock with it
+    assert taken(tmp_path), "the first has gone: its lock with it"
 
 
 def test_a_directory_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(StoreError, match=r"cannot be used as state directory .*set state_dir to"),
-        DirectoryStore(tmp_path / "file" / "state"),
-    ):
-        pass
+    with pytest.raises(StoreError, match=r"cannot be used as state directory .*set state_dir to"):
+        taken(tmp_path / "file" / "state")
 
 
 def test_a_directory_that_may_not_be_written_is_a_sentence(
@@ -181,11 +180,8 @@ def test_a_directory_that_may_not_be_written_is_a_sentence(
         return opened(path, flags, *rest, **more)
 
     monkeypatch.setattr(os, "open", read_only)
-    with (
-        pytest.raises(StoreError, match=r"\(Read-only file system\); set state_dir to"),
-        DirectoryStore(tmp_path),
-    ):
-        pass
+    with pytest.raises(StoreError, match=r"\(Read-only file system\); set state_dir to"):
+        taken(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,13 @@ class Bootstrap:
 
     def _compute_spec(self, queue: str) -> str:
         settings = self._config.queues[queue]
-        machine = [settings.image, settings.volume.size, settings.volume.iops, settings.scratch]
-        machine.append(self._config.scaleway.security_group_id or "")
+        machine = [
+            settings.image,
+            settings.volume.size,
+            settings.volume.iops,
+            settings.scratch,
+            self._config.scaleway.security_group_id,
+        ]
         message = json.dumps(machine).encode() + self.user_data(queue, instance_name="")
         key = self._secrets.agent_clearml_secret_key.encode()
         return hmac.new(key, message, hashlib.sha256).hexdigest()[:SPEC_DIGITS]

@@ -198,12 +198,6 @@ class ScalewayModel:
         self.timeline.advance()
         self._servers.set_lag(seconds, self.timeline.now())
 
-    def add_security_group(self, zone: str, name: str) -> SecurityGroup:
-        """What Terraform does before the daemon runs."""
-        group = SecurityGroup(new_id(self._ids), name, zone, PROJECT)
-        self._groups[group.id] = group
-        return group
-
     def crash(self, server_id: str) -> None:
         """Its hypervisor dies: the server is `stopped`, without a warning to the guest."""
         self._power.stopped(self._anywhere(server_id))

@@ -40,8 +40,3 @@ class Timeline:
                 event()
         finally:
             self._present = None
-
-    @property
-    def next_due(self) -> datetime | None:
-        """When the next event happens, or None."""
-        return self._heap[0][0] if self._heap else None
