@@ -99,7 +99,7 @@ class Shown(Story):
 
     def world(self) -> World:
         self.shown = super().world()
-        if not self.queue_exists and QUEUE not in self.memory.queue_ids:
+        if not self.queue_exists and QUEUE not in self.memory.queue_ids.values():
             clearml = replace(self.shown.clearml, open_tasks=(), ended_tasks=())
             self.shown = replace(self.shown, clearml=clearml)
         return self.shown

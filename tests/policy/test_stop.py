@@ -390,7 +390,7 @@ def test_a_renamed_queue_s_running_task_keeps_its_machine() -> None:
     story.run("m1", "t0")
     story.cycle()
     story.queue_exists = False
-    assert story.memory.queue_ids == {QUEUE: "q-1"}
+    assert story.memory.queue_ids == {"q-1": QUEUE}
     story.workers.clear()
     for _ in range(60):
         assert not story.cycle(reports=False).effects

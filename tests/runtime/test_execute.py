@@ -114,7 +114,7 @@ class Hands:
         self.woken += 1
 
     def submit(self, *effects: Effect, stuck: frozenset[str] = frozenset()) -> None:
-        self.executor.submit(Orders(effects, {QUEUE: QUEUE_ID}, PlainBootstrap(), stuck))
+        self.executor.submit(Orders(effects, {QUEUE_ID: QUEUE}, PlainBootstrap(), stuck))
 
     async def do(self, *effects: Effect, stuck: frozenset[str] = frozenset()) -> list[Outcome]:
         self.submit(*effects, stuck=stuck)
@@ -360,7 +360,7 @@ def test_finish_with_nothing_in_flight_returns_at_once() -> None:
 def test_a_dry_run_sends_nothing() -> None:
     async def run(hands: Hands) -> None:
         dry = DryExecutor()
-        dry.submit(Orders([create(), stop(), DELETE], {QUEUE: QUEUE_ID}, PlainBootstrap()))
+        dry.submit(Orders([create(), stop(), DELETE], {QUEUE_ID: QUEUE}, PlainBootstrap()))
         await dry.finish(seconds(20))
         dry.put_back(())
         assert dry.take_outcomes() == ()

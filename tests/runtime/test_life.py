@@ -293,3 +293,18 @@ def test_calls_per_cycle_do_not_grow_with_queues() -> None:
 
         counts[number] = run_virtual(run())
     assert counts[1] == counts[100] == {"queues": 1, "workers": 1, "tasks": 1, "instances": 1}
+
+
+def test_a_cut_off_machine_of_a_queue_made_again_keeps_its_running_task() -> None:
+    async def run(world: World) -> None:
+        task = world.task(hours=3)
+        await world.until(lambda: world.status(task) == "in_progress")
+        world.clearml.delete_queue(world.queue_ids[QUEUE], force=True)
+        world.clearml.create_queue(QUEUE)
+        await world.cycles(minutes(2))
+        world.machines.agents[world.server().id].kill()  # to ClearML, it has gone silent
+        await world.cycles(hours(1.5))  # its worker entry is long gone, its task is not
+        assert world.status(task) == "in_progress"
+        assert world.server().state is ServerState.RUNNING
+
+    story(run)

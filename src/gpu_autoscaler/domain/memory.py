@@ -118,8 +118,8 @@ class Memory:
     clearml_since: datetime | None = None
     """Since when every cycle had ClearML's full answer; None while it is missing."""
     queue_ids: dict[str, str] = field(default_factory=dict)
-    """ClearML's ids of the fleet's queues, by name, also of those that are gone by now: their
-    tasks may still run."""
+    """Names of the fleet's queues by ClearML's ids, also of those that are gone or were made
+    again: their tasks may still run."""
     volumes_listed_at: datetime | None = None
     unauthorized_since: datetime | None = None
     unconfirmed_need: dict[str, int] | None = None

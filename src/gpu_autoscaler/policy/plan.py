@@ -83,10 +83,13 @@ def _zones(fleet: Fleet) -> tuple[str, ...]:
 
 
 def _queue_ids(fleet: Fleet) -> dict[str, str]:
+    known = fleet.memory.queue_ids
+    if not fleet.world.clearml.complete:
+        return known
     served = {fact.instance.queue for fact in fleet.facts.values()}
-    served |= {off.queue for off in fleet.memory.power_offs.values()} | set(fleet.config.queues)
-    seen = {name: queue.id for name, queue in fleet.world.clearml.queues.items()}
-    return {k: v for k, v in (fleet.memory.queue_ids | seen).items() if k in served}
+    served |= {off.queue for off in fleet.memory.power_offs.values()}
+    seen = {queue.id: name for name, queue in fleet.world.clearml.queues.items()}
+    return {queue_id: name for queue_id, name in known.items() if name in served} | seen
 
 
 def _pending(fleet: Fleet) -> dict[str, Pending]:

@@ -65,7 +65,7 @@ class Orders:
 
     effects: Sequence[Effect]
     queue_ids: dict[str, str]
-    """ClearML's ids of the fleet's queues, by name."""
+    """Names of the fleet's queues by ClearML's ids (see `Memory.queue_ids`)."""
     bootstrap: Bootstrap | None = None
     """Needed for creations alone."""
     stuck: frozenset[str] = frozenset()
@@ -167,7 +167,10 @@ class LiveExecutor:
     async def _stop(self, effect: StopInstance, orders: Orders) -> str:
         if effect.guard is not Guard.NONE:
             view = await last_look(
-                self._clearml, list(orders.queue_ids), orders.queue_ids, self._clock
+                self._clearml,
+                sorted(set(orders.queue_ids.values())),
+                list(orders.queue_ids),
+                self._clock,
             )
             refused = guard.refusal(
                 effect.guard,

@@ -6,7 +6,7 @@ its own part of the world incomplete, and nothing else.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -160,11 +160,11 @@ class Observer:
 
 
 async def look_at_clearml(
-    clearml: Clearml, names: Sequence[str], known_ids: Mapping[str, str], clock: Clock
+    clearml: Clearml, names: Sequence[str], known_ids: Collection[str], clock: Clock
 ) -> ClearmlView:
     """The three reads of ClearML, in this order: a task on its way shows at least once.
 
-    `known_ids` are queue ids from before, by name: a queue that was deleted or renamed meanwhile
+    `known_ids` are queue ids from before: a queue that was deleted or renamed meanwhile
     still has tasks that run. Raises ApiError when any read fails.
     """
     queues = await clearml.queues(names)
@@ -174,20 +174,20 @@ async def look_at_clearml(
 
 
 async def last_look(
-    clearml: Clearml, names: Sequence[str], queue_ids: Mapping[str, str], clock: Clock
+    clearml: Clearml, names: Sequence[str], queue_ids: Collection[str], clock: Clock
 ) -> ClearmlView:
     """The same reads right before a power-off, with tasks before queues (see `policy.guard`).
 
     Raises ApiError when any of them fails.
     """
-    tasks = await clearml.open_tasks(sorted(set(queue_ids.values())))
+    tasks = await clearml.open_tasks(queue_ids)
     queues = await clearml.queues(names)
     workers = await clearml.workers()
     return _view(clearml.skew, queues, workers, tasks, clock)
 
 
-def _ids(queues: Mapping[str, Queue], known_ids: Mapping[str, str]) -> list[str]:
-    return sorted({queue.id for queue in queues.values()} | set(known_ids.values()))
+def _ids(queues: Mapping[str, Queue], known_ids: Collection[str]) -> list[str]:
+    return sorted({queue.id for queue in queues.values()} | set(known_ids))
 
 
 def _view(
