@@ -14,6 +14,9 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """The present moment, timezone-aware, UTC."""
 
+    def monotonic(self) -> float:
+        """Seconds since some moment, which no correction of the wall clock moves."""
+
     async def sleep(self, seconds: float) -> None:
         """Wait, cancellably, for this many seconds of this clock."""
 

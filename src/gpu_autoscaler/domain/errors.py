@@ -41,3 +41,7 @@ class Unauthorized(ApiError):
 
 class NotFound(ApiError):
     """The resource does not exist (any more)."""
+
+
+class LeaseLost(OSError):
+    """Another daemon of this fleet holds the lease by now: this one must not act."""

@@ -6,6 +6,7 @@ deadline at the latest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -94,11 +95,42 @@ class Bootstrap(Protocol):
         """Short hash of everything that makes an instance of this queue what it is."""
 
 
-class Store(Protocol):
-    """Where memory survives a restart."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a store gave when it was asked for the memory."""
 
-    async def load(self) -> Memory | None:
-        """The memory of the last cycle, or None when there is none (or none readable)."""
+    memory: Memory | None
+    """The newest one; None when there is none (or none readable)."""
+    ours: bool = True
+    """This daemon may act: the lease (or the lock) is its own."""
+    holder: str = ""
+    """Who holds the lease otherwise, for people."""
+
+
+class Store(Protocol):
+    """Where memory survives a restart, and where two daemons agree on which of them acts.
+
+    Memory and lease are one thing: whoever saves renews, and nobody else can save.
+    """
+
+    async def load(self) -> Kept:
+        """Read the newest memory, and take the lease when it is free.
+
+        Raises OSError with a sentence when the store does not answer or may not be used.
+        """
 
     async def save(self, memory: Memory) -> None:
-        """Keep it; when this returns, a crash cannot lose it."""
+        """Keep it and renew the lease; when this returns, a crash cannot lose it.
+
+        Raises LeaseLost when another daemon took the lease, another OSError when the store
+        does not answer: then the lease runs on, and out.
+        """
+
+    async def release(self) -> None:
+        """Give the lease away with the memory saved last, so that the next one need not wait.
+
+        Raises OSError.
+        """
+
+    def lease_left(self) -> float:
+        """Seconds for which this daemon may still act; 0.0 when it may not."""
