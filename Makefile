@@ -24,7 +24,7 @@ check: $(VENV)/.installed  ## lint, format, types, import layers
 	$(BIN)/lint-imports
 
 test: check  ## everything that CI runs
-	$(BIN)/pytest -n 2 --dist loadfile -q
+	$(BIN)/pytest -n 2 --dist loadgroup -q
 
 bench: $(VENV)/.installed  ## time and memory, printed as a table
 	$(BIN)/pytest -q -s tests/benchmarks

@@ -20,10 +20,14 @@ from gpu_autoscaler.commands import emulate as emulating
 from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
 from gpu_autoscaler.commands import run as running
+from gpu_autoscaler.commands import simulate as simulating
 from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.load import ConfigError
+from gpu_autoscaler.config.units import parse_duration
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.runtime.logs import configure_logs
+from gpu_autoscaler.simulation.faults import Level
+from gpu_autoscaler.simulation.workload import WorkloadError
 
 app = typer.Typer(
     name="gpu-autoscaler",
@@ -52,14 +56,36 @@ def run(
         bool, typer.Option("--dry-run", help="Read the real services, change nothing, say what.")
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="One cycle, then exit with 0 or 1.")] = False,
+    if_lease_older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="With --once: only when no daemon has renewed its lease for so long (10m).",
+        ),
+    ] = None,
     port: Annotated[
         int, typer.Option(envvar="PORT", help="Where /healthz answers.", min=0, max=65535)
     ] = 8080,
 ) -> None:
     """The daemon: watch the queues, and create, start, stop and delete instances."""
+    if if_lease_older_than is not None and not once:
+        raise typer.BadParameter("--if-lease-older-than goes with --once")
+    try:
+        older_than = parse_duration(if_lease_older_than) if if_lease_older_than else None
+    except ValueError as error:
+        raise typer.BadParameter(f"--if-lease-older-than: {error}") from None
     setup = _setup(config)
     configure_logs(setup.secrets.values())
-    _exit(running.run(setup, SystemClock(), dry_run=dry_run, once=once, port=port))
+    _exit(
+        running.run(
+            setup,
+            SystemClock(),
+            dry_run=dry_run,
+            once=once,
+            port=port,
+            if_lease_older_than=older_than,
+        )
+    )
 
 
 @app.command(epilog="Example: gpu-autoscaler plan --config config/queues.yaml")
@@ -138,6 +164,37 @@ def demo(
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     raise typer.Exit(0 if showing.succeeded(summary) else 1)
+
+
+@app.command(epilog="Example: gpu-autoscaler simulate --seed 7 --days 1 --faults all --json")
+def simulate(
+    seed: Annotated[int, typer.Option(help="Everything is drawn from it.", min=0)] = 1,
+    days: Annotated[
+        float, typer.Option(help="Simulated days; parts of one too.", min=0.02, max=400)
+    ] = 1.0,
+    workload: Annotated[
+        str,
+        typer.Option(
+            metavar="thesis|dense|FILE.csv",
+            help="Long runs on weekdays; many short ones; or a trace of submission time, "
+            "duration and queue.",
+        ),
+    ] = "thesis",
+    faults: Annotated[Level, typer.Option(help="How much goes wrong.")] = Level.NONE,
+    as_json: JsonOption = False,
+) -> None:
+    """The shipped loop in virtual time, under faults drawn from a seed; exit 1 if a rule broke."""
+    configure_logs((), level=logging.CRITICAL)
+    try:
+        outcome = simulating.simulate(seed, days, workload, faults)
+    except WorkloadError as error:
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        sys.stdout.write(json.dumps(outcome.to_json(), indent=2) + "\n")
+    else:
+        outcome.show(out)
+    raise typer.Exit(1 if outcome.violation else 0)
 
 
 @app.command(epilog="Example: gpu-autoscaler emulate both --port 8008 --speed 60")

@@ -23,7 +23,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import ServerState
 from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER
@@ -114,12 +114,18 @@ class MortalStore:
     def __init__(self, store: Store, line: Lifeline) -> None:
         self._store, self._line = store, line
 
-    async def load(self) -> Memory | None:
+    async def load(self) -> Kept:
         return await self._store.load()
 
     async def save(self, memory: Memory) -> None:
         await self._line.passes()
         await self._store.save(memory)
+
+    async def release(self) -> None:
+        await self._store.release()
+
+    def lease_left(self) -> float:
+        return self._store.lease_left()
 
 
 class Timepiece:
@@ -131,6 +137,9 @@ class Timepiece:
 
     def now(self) -> datetime:
         return self._true.now() + self.ahead
+
+    def monotonic(self) -> float:
+        return self._true.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         await self._true.sleep(seconds)

@@ -240,6 +240,7 @@ def test_a_running_task() -> None:
         queue_id="q1",
         status_changed_at=AT_1,
         last_worker="h100-1-a1b2c3:gpu0",
+        started_at=AT_0,
     )
 
 
@@ -266,6 +267,34 @@ def test_an_abort_that_is_not_obeyed_yet(status: str, message: str | None, asked
     server.on("tasks.get_all", answer(tasks=[task(1, status, status_message=message)]))
     [found] = ask(server, lambda api: api.open_tasks(["q1"]))
     assert found.stop_requested is asked
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "asked"),
+    [
+        ("task was stopped by tasks.stop", "Changed by clearml-agent m1", True),  # obeyed
+        ("", "Stopped by Ada Lovelace", True),  # of an agent that was silent for 10 minutes
+        (None, "Stopped by Ada Lovelace", True),
+        ("user abort", "Changed by clearml-agent m1", False),  # its agent got SIGTERM
+        ("Forced stop (non-responsive)", "Forced stop (non-responsive)", False),
+        (None, None, False),
+        ("machine died", "Not Stopped by Ada", False),
+    ],
+)
+def test_who_stopped_a_task(reason: str | None, message: str | None, asked: bool) -> None:
+    server = Server()
+    notes = {"status_reason": reason, "status_message": message}
+    server.on("tasks.get_all", answer(tasks=[task(1, "stopped", **notes)]))
+    [found] = ask(server, lambda api: api.ended_tasks(["q1"], AT_0))
+    assert found.stop_requested is asked
+
+
+def test_how_a_task_failed_is_no_abort() -> None:
+    server = Server()
+    failed = task(1, "failed", status_message="Stopped by Ada", started=None)
+    server.on("tasks.get_all", answer(tasks=[failed]))
+    [found] = ask(server, lambda api: api.ended_tasks(["q1"], AT_0))
+    assert (found.stop_requested, found.started_at) == (False, None)
 
 
 def test_open_tasks_are_asked_for_hidden_ones_included() -> None:
@@ -326,6 +355,7 @@ def test_ended_tasks_are_asked_for_by_the_millisecond_that_the_server_keeps() ->
         ({"status_changed": None}, "status_changed"),
         ({"execution": {"queue": {"id": "q1"}}}, r"execution\.queue"),
         ({"last_worker": ["w1"]}, "last_worker"),
+        ({"started": "soon"}, "started"),
     ],
 )
 def test_a_task_that_is_not_understood_is_no_observation(

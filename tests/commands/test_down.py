@@ -78,7 +78,7 @@ class _RunNow:
         try:
             load.send(None)
         except StopIteration as end:
-            self.memory: Memory | None = end.value
+            self.memory: Memory | None = end.value.memory
         else:
             raise AssertionError("the store waits for something")
 

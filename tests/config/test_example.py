@@ -14,6 +14,7 @@ from gpu_autoscaler.config.models import (
     PlacementConfig,
     QueueConfig,
     ScalewayConfig,
+    StoreConfig,
     VolumeConfig,
 )
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
@@ -42,10 +43,16 @@ def test_the_values_shown_are_the_defaults() -> None:
 def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     whole = re.sub(r"^( *)# (?=[a-z_]+: [^ ]*( --\S+ \S+)?$)", r"\1", text, flags=re.MULTILINE)
+    whole = re.sub(r"^# (store:|  [a-z]+: \S+)$", r"\1", whole, flags=re.MULTILINE)
     path = tmp_path / "whole.yaml"
     path.write_text(whole)
-    config = load_config(path, ENV)
+    config = load_config(path, {**ENV, "GPU_AUTOSCALER_HEARTBEAT_URL": "https://hc.org/ping"})
     assert config.max_eur_per_hour is not None
+    assert config.heartbeat_url == "https://hc.org/ping"
+    assert config.store is not None
+    shown = load_config(EXAMPLE, ENV)
+    short = Config.model_validate({**dict(shown), "store": {"bucket": config.store.bucket}})
+    assert config.store == short.store, "the values shown are the defaults"
     assert config.scaleway.security_group_id is not None
     assert all(queue.agent.docker_arguments for queue in config.queues.values())
     assert all(queue.idle_timeout_after_success for queue in config.queues.values())
@@ -57,6 +64,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         Config,
         ClearmlConfig,
         ScalewayConfig,
+        StoreConfig,
         QueueConfig,
         PlacementConfig,
         VolumeConfig,

@@ -10,6 +10,7 @@ from gpu_autoscaler.config.models import (
     Config,
     QueueConfig,
     ScalewayConfig,
+    StoreConfig,
     VolumeConfig,
 )
 from gpu_autoscaler.domain.model import Placement
@@ -103,3 +104,49 @@ def test_a_validation_error_does_not_show_what_it_was_given() -> None:
     with pytest.raises(ValidationError) as caught:
         ScalewayConfig(project_id="hunter2")
     assert "hunter2" not in str(caught.value)
+
+
+def config_with(store: StoreConfig | None, **more: object) -> Config:
+    queue = QueueConfig(name="train", placements=(H100,))
+    project = ScalewayConfig(project_id=PROJECT)
+    whole = {"fleet": "lab", "scaleway": project, "queues": {"train": queue}, **more}
+    return Config.model_validate({**whole, "store": store})
+
+
+def test_where_the_object_is_follows_from_fleet_and_region() -> None:
+    store = config_with(StoreConfig(bucket="my-bucket", region="nl-ams")).store
+    assert store is not None
+    assert (store.bucket, store.key) == ("my-bucket", "gpu-autoscaler/lab.json")
+    assert (store.region, store.endpoint) == ("nl-ams", "https://s3.nl-ams.scw.cloud")
+    assert store.lease == timedelta(minutes=3)
+    written = StoreConfig(bucket="my-bucket", key="my/own", endpoint="http://127.0.0.1:5000/")
+    store = config_with(written, fleet="Dr. Who & co").store
+    assert store is not None
+    assert (store.key, store.endpoint) == ("my/own", "http://127.0.0.1:5000")
+
+
+def test_a_fleet_whose_name_makes_no_key_needs_one() -> None:
+    with pytest.raises(ValidationError, match="needs a key"):
+        config_with(StoreConfig(bucket="my-bucket"), fleet="Dr. Who & co")
+
+
+def test_a_lease_lasts_for_four_polls() -> None:
+    interval = timedelta(minutes=1)
+    enough = StoreConfig(bucket="my-bucket", lease=timedelta(minutes=4))
+    assert config_with(enough, poll_interval=interval).store is not None
+    with pytest.raises(
+        ValidationError, match=r"lease \(3m\) is below 4 times poll_interval \(4m\)"
+    ):
+        config_with(StoreConfig(bucket="my-bucket"), poll_interval=interval)
+
+
+def test_whether_the_directory_was_chosen_can_be_told() -> None:
+    assert "state_dir" not in config_with(None).model_fields_set
+    assert "state_dir" in config_with(None, state_dir="state").model_fields_set
+
+
+def test_a_heartbeat_url_is_kept_as_it_is_and_to_itself() -> None:
+    url = "https://push.example.org/api/push/hidden/?status=up"
+    config = config_with(None, heartbeat_url=url)
+    assert config.heartbeat_url == url
+    assert "hidden" not in f"{config!r} {config}"

@@ -161,3 +161,15 @@ def test_what_the_daemon_was_built_around_does_not_change_under_it(file: Path) -
     file.write_text(text(9))
     assert watcher.refresh() is not None
     assert maximum(watcher) == 9
+
+
+def test_where_the_memory_is_does_not_change_under_it(file: Path) -> None:
+    watcher = ConfigWatcher(file, {})
+    file.write_text(text() + "store: {bucket: my-bucket}\n")
+    news = watcher.refresh()
+    assert news is not None
+    assert (
+        "store: cannot change while the daemon runs (now ''); restart it to use 's3://my-bucket/"
+        "gpu-autoscaler/lab.json at https://s3.fr-par.scw.cloud (fr-par), lease 3m'"
+    ) in str(news.error)
+    assert watcher.current().store is None

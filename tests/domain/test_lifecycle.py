@@ -55,7 +55,8 @@ def test_what_is_off_is_not_billed(state: S) -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [S.LOST, S.RUNNING_TASK, S.STOPPING, S.STOPPED_IN_PLACE, S.UNKNOWN]
+    "state",
+    [S.LOST, S.RUNNING_TASK, S.QUARANTINED, S.STOPPING, S.STOPPED_IN_PLACE, S.UNKNOWN],
 )
 def test_what_takes_no_task_is_billed_all_the_same(state: S) -> None:
     assert state in BILLED - BOOTING

@@ -26,6 +26,9 @@ class ManualClock:
     def now(self) -> datetime:
         return self.moment
 
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
+
     async def sleep(self, seconds: float) -> None:
         self.turn(seconds)
 

@@ -23,6 +23,9 @@ class HandClock:
     def now(self) -> datetime:
         return self.moment
 
+    def monotonic(self) -> float:
+        return self.moment.timestamp()
+
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("the model never sleeps")
 

@@ -21,7 +21,7 @@ from gpu_autoscaler.domain.effects import (
     StopInstance,
 )
 from gpu_autoscaler.domain.memory import Memory
-from gpu_autoscaler.domain.model import Instance, ServerState, TaskStatus
+from gpu_autoscaler.domain.model import QUARANTINED_TAG, Instance, ServerState, TaskStatus
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.rescue import stuck_tasks
 from tests.policy.worlds import (
@@ -63,6 +63,7 @@ CONFIGS = (
     config({**SHORT, "max_instances": 3, "idle_action": "delete"}),
     config({**SHORT, "max_instances": 4}, max_instances=2),
     config({**SHORT, "max_instances": 0}),
+    config({**SHORT, "max_instances": 3, "on_lost": "requeue", "quarantine_retention": "20m"}),
     other_queue_only(),
 )
 FAILURES = tuple(f for f in Failure if f is not Failure.GUARD)
@@ -77,6 +78,8 @@ class Machine:
     """Cycles from `running` to the agent's registration."""
     up: bool = False
     silent: bool = False
+    hole: bool = False
+    """It fails whatever it pulls, at once."""
     popped: str | None = None
     task: str | None = None
     changes_in: int = 1
@@ -122,6 +125,8 @@ class Drill:
     caught: set[str] = field(default_factory=set)
     """Tasks that a power-off caught so, that memory can know of, and that are not rescued yet."""
     count: int = 0
+    aborted: set[str] = field(default_factory=set)
+    """Tasks that a person stopped."""
 
     # --- what people and accidents do; each takes any number and makes of it what it can
 
@@ -144,9 +149,34 @@ class Drill:
         for machine in self.machines.values():
             if machine.silent and machine.task:
                 done = self.story.tasks.pop(machine.task)
-                ended = replace(done, status=TaskStatus.STOPPED, status_changed_at=self.story.now)
+                ended = replace(
+                    done,
+                    status=TaskStatus.STOPPED,
+                    status_changed_at=self.story.now,
+                    stop_requested=False,  # its note takes the place of the abort's
+                )
                 self.story.ended = [*(self.story.ended or []), ended]
                 machine.task = None
+
+    def spoil(self, number: int) -> None:
+        """Machines become black holes, or are mended."""
+        for machine in self._some(number):
+            machine.hole = not machine.hole
+
+    def abort(self, number: int) -> None:
+        """A person aborts a task; a silent agent is asked and does not obey."""
+        for machine in self._some(number):
+            running = self.story.tasks.get(machine.task or "")
+            if running is not None:
+                self.aborted.add(running.id)
+                self.story.tasks[running.id] = replace(running, stop_requested=True)
+                if not machine.silent:
+                    self._end(machine, "stopped")
+
+    def release(self, number: int) -> None:
+        """A person takes the tag off, or puts it on."""
+        for machine in self._servers(number):
+            self._change(machine.name, tags=machine.tags ^ {QUARANTINED_TAG})
 
     def clearml(self, number: int) -> None:
         self.story.clearml_down = not self.story.clearml_down
@@ -249,7 +279,7 @@ class Drill:
         self.story.clearml_down, self.story.queue_exists = False, True
         self.story.dark_zones = set()
         for machine in self.machines.values():
-            machine.silent = False
+            machine.silent = machine.hole = False
 
     def paid(self) -> int:
         """Servers that cost money now, or will as soon as what is under way has happened."""
@@ -282,7 +312,9 @@ class Drill:
             self._work(name, machine)
 
     def _work(self, name: str, machine: Machine) -> None:
-        if machine.popped is not None:
+        if machine.hole:
+            self._burn(name, machine)
+        elif machine.popped is not None:
             self.story.run(name, machine.popped)
             machine.popped, machine.task = None, machine.popped
         elif machine.task is None and self.story.entries and self.story.queue_exists:
@@ -293,6 +325,19 @@ class Drill:
                 machine.task = popped
                 self.story.run(name, popped)
         self.story.report(name, machine.task)
+
+    def _burn(self, name: str, machine: Machine) -> None:
+        """Some tasks in half a minute, five seconds each."""
+        self._end(machine, "failed")
+        for left in range(4, 0, -1):
+            if self.story.entries and self.story.queue_exists and machine.popped is None:
+                burnt = self.story.entries[0]
+                self.story.run(name, burnt)
+                self.story.end(burnt, "failed")
+                times = [self.story.now - seconds(5 * left + late) for late in (4, 0)]
+                done = (self.story.ended or []).pop()
+                done = replace(done, started_at=times[0], status_changed_at=times[1])
+                self.story.ended = [*(self.story.ended or []), done]
 
     def _end(self, machine: Machine, status: str) -> None:
         if machine.task in self.story.tasks:
@@ -344,7 +389,9 @@ class Drill:
                 self.machines[order.name] = Machine(registers=not self.dud)
             case RescueTask() if failure is None and effect.task.id in self._tasks():
                 self.story.ended = [t for t in self.story.ended or [] if t.id != effect.task.id]
-                self.story.tasks[effect.task.id] = task(effect.task.id)
+                self.story.tasks[effect.task.id] = task(
+                    effect.task.id, started_at=effect.task.started_at
+                )
                 self.story.entries.insert(0, effect.task.id)
                 self.caught.discard(effect.task.id)
             case StartInstance() | StopInstance() | DeleteInstance() | SetTags():
@@ -386,7 +433,15 @@ class Drill:
         ):
             return Failure.GUARD
         machine, name = self.machines[effect.instance.name], effect.instance.name
-        assert effect.guard is Guard.NONE or machine.task is None, "a task was stopped"
+        running = self.story.tasks.get(machine.task or "")
+        if effect.guard is Guard.QUARANTINE and running is not None:
+            began = running.started_at
+            assert began is not None
+            assert self.story.now - began <= seconds(60), "it had held out"
+            if not running.stop_requested and running.id not in self.story.memory.rescued:
+                self.caught.add(running.id)
+        else:
+            assert effect.guard is Guard.NONE or machine.task is None, "a task was stopped"
         if self.late and machine.up and self.story.entries:
             self.late = False
             caught = self.story.entries.pop(0)

@@ -13,13 +13,14 @@ from gpu_autoscaler.domain.effects import (
     Guard,
     OnInstance,
     Reason,
+    RescueTask,
     SetTags,
     StartInstance,
     StopInstance,
 )
-from gpu_autoscaler.domain.memory import Memory
-from gpu_autoscaler.domain.model import FleetTags, ServerState
-from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory
+from gpu_autoscaler.domain.model import FleetTags, ServerState, TaskStatus
+from gpu_autoscaler.policy.guard import claims_on, refusal
 from gpu_autoscaler.policy.plan import plan
 from tests.policy.drill import BOTH, Drill
 from tests.policy.worlds import QUEUE, ZONE, Story, config, registered, verbs
@@ -27,7 +28,7 @@ from tests.policy.worlds import QUEUE, ZONE, Story, config, registered, verbs
 EVENTS = (
     *("enqueue", "enqueue", "finish", "finish", "silence", "watchdog", "clearml", "zone", "queue"),
     *("forget", "edit", "bootstrap", "protect", "keep", "lock", "crash", "stand_by", "remove"),
-    *("fail", "fail", "break_next", "jump", "pull_late", "enqueue"),
+    *("fail", "fail", "break_next", "jump", "pull_late", "enqueue", "spoil", "abort", "release"),
 )
 STEPS = st.lists(
     st.tuples(st.sampled_from(EVENTS), st.integers(0, 1000), st.integers(0, 12)), max_size=25
@@ -36,6 +37,8 @@ STEPS = st.lists(
 
 SETTLED_WITHIN = 260
 """Cycles (130 minutes): an outage is believed in for an hour, then all timeouts one by one."""
+BREAKERS_SETTLE_WITHIN = 500
+"""Cycles: an open breaker tries again after four hours at most."""
 QUIET_FOR = 20
 
 ordinary = settings(
@@ -56,6 +59,7 @@ def copied(memory: Memory) -> Memory:
         pending=dict(memory.pending),
         power_offs=dict(memory.power_offs),
         rescued=dict(memory.rescued),
+        requeued=dict(memory.requeued),
         popped=dict(memory.popped),
         free_volumes=dict(memory.free_volumes),
         retired=dict(memory.retired),
@@ -81,6 +85,8 @@ class Checked(Drill):
                 self.removal(effect)
             if isinstance(effect, OnInstance):
                 self.ours(effect)
+            if isinstance(effect, RescueTask):
+                self.put_back(effect)
         self.bounds(made)
         return made
 
@@ -115,12 +121,25 @@ class Checked(Drill):
         if isinstance(effect, DeleteInstance):
             assert story.instances[name].state is ServerState.STOPPED
             return
-        if effect.guard is not Guard.NONE:
+        if effect.guard is Guard.QUARANTINE:
+            view = self.story.shown.clearml
+            assert not refusal(effect.guard, effect.instance, story.now, view, (), story.now)
+        elif effect.guard is not Guard.NONE:
             workers, tasks = list(story.workers.values()), list(story.tasks.values())
             assert claims_on(name, workers, tasks) == ()
             assert self.machines[name].task is None, "it runs a task"
         else:
             assert story.instances[name].state is ServerState.STOPPED_IN_PLACE
+
+    def put_back(self, effect: RescueTask) -> None:
+        queue = self.story.config.queues.get(QUEUE)
+        assert not effect.task.stop_requested
+        if effect.reason is Reason.LOST_TASK:
+            assert queue is not None
+            assert queue.on_lost == "requeue"
+            assert effect.task.id not in self.aborted, "a person stopped it"
+            before = self.story.memory.requeued.get(effect.task.id)
+            assert before is None or before.count < queue.max_requeues
 
     def ours(self, effect: OnInstance) -> None:
         there = self.story.instances[effect.subject]
@@ -170,10 +189,45 @@ def test_when_nothing_changes_any_more_all_is_mended_and_nothing_more_is_planned
     drill.calm()
     for _ in range(SETTLED_WITHIN):
         drill.cycle()
+    for _ in range(BREAKERS_SETTLE_WITHIN if drill.story.memory.breakers else 0):
+        drill.cycle()
     plans = [drill.cycle() for _ in range(QUIET_FOR)]
     late = [e.because for made in plans for e in made.effects]
     assert late == []
     assert not drill.caught, "caught by a power-off, and never rescued"
+
+
+def test_the_memory_of_an_older_version_is_kept_as_one_of_this() -> None:
+    story = Story(memory=Memory(version=1))
+    assert story.cycle().memory.version == SCHEMA_VERSION
+
+
+def test_machines_that_never_register_bound_the_launches() -> None:
+    drill = Checked(dud=True)
+    drill.enqueue(2)
+    launched = 0
+    for _ in range(24 * 120):
+        launched += verbs(drill.cycle()).count("create")
+    places, hours = len(BOTH), 24
+    assert launched <= places * (3 + 3 + hours / 4), "three in a row, then 30 min, 1 h, 2 h, 4 h"
+
+
+def test_a_black_hole_costs_some_tasks_and_not_the_queue() -> None:
+    drill = Checked()
+    drill.enqueue(0)
+    while not any(m.up for m in drill.machines.values()):
+        drill.cycle()
+    drill.spoil(3)
+    for number in range(10):
+        drill.enqueue(number)
+    drill.enqueue(2)
+    tasks = drill.count
+    for _ in range(120):
+        drill.cycle()
+        drill.finish(0)
+    ended = [t.status for t in drill.story.ended or []]
+    assert ended.count(TaskStatus.FAILED) <= 8, "what it had pulled before we looked"
+    assert len(ended) == tasks, "the others ran elsewhere"
 
 
 def test_an_accepted_start_counts_while_its_zone_is_dark() -> None:

@@ -27,6 +27,7 @@ from gpu_autoscaler.domain.model import (
     ZoneView,
 )
 from gpu_autoscaler.policy.plan import plan
+from gpu_autoscaler.policy.questions import ended_tasks_since
 
 START = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)
 ZONE = "fr-par-2"
@@ -118,6 +119,8 @@ class Story:
     specs: dict[str, str] = field(default_factory=lambda: {QUEUE: SPEC})
     lost_memory: bool = False
     last: Plan | None = None
+    honest: bool = False
+    """Ended tasks are shown only when the policy asks for them, as the loop does it."""
 
     def enqueue(self, *names: str) -> None:
         for name in names:
@@ -144,7 +147,10 @@ class Story:
         """The agent pulls and starts a task."""
         if task_id in self.entries:
             self.entries.remove(task_id)
-        self.tasks[task_id] = task(task_id, "in_progress", name, status_changed_at=self.now)
+        known = self.tasks.get(task_id)
+        began = (known.started_at if known else None) or self.now
+        times = {"status_changed_at": self.now, "started_at": began}
+        self.tasks[task_id] = task(task_id, "in_progress", name, **times)
         self.report(name, task_id)
 
     def end(self, task_id: str, status: str = "completed") -> None:
@@ -156,6 +162,13 @@ class Story:
             self.ended.append(done)
         assert done.last_worker is not None
         self.report(done.last_worker)
+
+    def burn(self, name: str, *task_ids: str, status: str = "failed") -> None:
+        """The machine ends these tasks at once, one after the other, 5 s each."""
+        for task_id in task_ids:
+            self.run(name, task_id)
+            self.now += seconds(5)
+            self.end(task_id, status)
 
     def world(self) -> World:
         by_zone: dict[str, list[Instance]] = {
@@ -170,7 +183,7 @@ class Story:
                 queues={} if self.clearml_down else self._queues(),
                 workers=() if self.clearml_down else tuple(self.workers.values()),
                 open_tasks=() if self.clearml_down else tuple(self.tasks.values()),
-                ended_tasks=None if self.ended is None else tuple(self.ended),
+                ended_tasks=self._ended(),
                 error="down" if self.clearml_down else "",
             ),
             zones={zone: self._zone(zone, found) for zone, found in by_zone.items()},
@@ -179,6 +192,21 @@ class Story:
             outcomes=tuple(self.outcomes),
             lost_memory=self.lost_memory,
         )
+
+    def _ended(self) -> tuple[Task, ...] | None:
+        if self.ended is None or not self.honest:
+            return None if self.ended is None else tuple(self.ended)
+        since = ended_tasks_since(
+            self.memory,
+            self.config,
+            tuple(self.workers.values()),
+            tuple(self.tasks.values()),
+            self.now,
+            lost_memory=self.lost_memory,
+        )
+        if since is None:
+            return None
+        return tuple(t for t in self.ended if t.status_changed_at >= since)
 
     def _queues(self) -> dict[str, Queue]:
         if not self.queue_exists:

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import ConfigWatcher, Reload
 from gpu_autoscaler.domain.effects import Failure
-from gpu_autoscaler.domain.errors import OutOfStock, Transient
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.errors import OutOfStock, StateRefused, Transient
+from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import Entry, Queue
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, run_virtual
 from gpu_autoscaler.runtime.execute import LiveExecutor
@@ -217,8 +217,8 @@ def test_memory_is_stored_before_anything_is_begun() -> None:
 
 def test_a_memory_that_may_not_be_used_ends_the_daemon_before_it_begins() -> None:
     async def run(daemon: Daemon) -> None:
-        async def refuse() -> Memory | None:
-            raise OSError("written by a newer version")
+        async def refuse() -> Kept:
+            raise StateRefused("written by a newer version")
 
         daemon.store.load = refuse  # type: ignore[method-assign]
         with pytest.raises(OSError, match="newer"):

@@ -1,6 +1,7 @@
 """The loop with everything around it, in one process and in virtual time."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import FleetTags, ServerState
 from gpu_autoscaler.emulator.clearml_model import ClearmlModel
 from gpu_autoscaler.emulator.inprocess import InProcessClearml, InProcessScaleway
@@ -59,13 +60,19 @@ class KeptMemory:
         self.memory: Memory | None = None
         self.error: OSError | None = None
 
-    async def load(self) -> Memory | None:
-        return self.memory
+    async def load(self) -> Kept:
+        return Kept(self.memory)
 
     async def save(self, memory: Memory) -> None:
         if self.error is not None:
             raise self.error
         self.memory = memory
+
+    async def release(self) -> None:
+        pass
+
+    def lease_left(self) -> float:
+        return 0.0 if self.error is not None else math.inf
 
 
 class PlainBootstrap:

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import math
 import os
 from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory
+from gpu_autoscaler.domain.errors import StateRefused
+from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Kept, Memory
 from gpu_autoscaler.runtime.clock import run_virtual
-from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore, StoreError
+from gpu_autoscaler.store.bucket import StoreError
+from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
 
 NOW = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)
 OTHER = Memory(planned_at=NOW)
@@ -61,7 +64,9 @@ def saved(directory: Path, memory: Memory) -> None:
 
 def loaded(directory: Path) -> Memory | None:
     with DirectoryStore(directory) as store:
-        return run_virtual(store.load())
+        kept = run_virtual(store.load())
+        assert (kept.ours, kept.holder) == (True, ""), "who has the lock has everything"
+        return kept.memory
 
 
 def test_an_empty_directory_holds_no_memory(tmp_path: Path) -> None:
@@ -76,7 +81,7 @@ def test_every_memory_comes_back_as_it_was(
     directory = tmp_path_factory.getbasetemp() / "round-trip"
     saved(directory, memory)
     assert loaded(directory) == memory
-    assert run_virtual(ReadOnlyStore(directory).load()) == memory
+    assert run_virtual(ReadOnlyStore(directory).load()) == Kept(memory)
 
 
 def test_only_its_user_may_read_it(tmp_path: Path) -> None:
@@ -133,20 +138,51 @@ def test_it_is_on_the_disk_before_it_takes_its_name(
     assert steps == ["fsync", "replace", "fsync"], "the content, then the name"
 
 
+def full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_full_disk_is_a_sentence_and_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved(tmp_path, OTHER)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch, DirectoryStore(tmp_path) as store:
         patch.setattr(os, "fsync", full)
         with pytest.raises(StoreError, match=r"memory\.json: cannot be written \(No space left"):
             run_virtual(store.save(Memory()))
     assert loaded(tmp_path) == OTHER
     assert not (tmp_path / "memory.new").exists()
+
+
+def test_nothing_may_be_begun_while_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DirectoryStore(tmp_path) as store:
+        assert store.lease_left() == math.inf, "nothing was tried yet"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", full)
+            with pytest.raises(StoreError):
+                run_virtual(store.save(Memory()))
+        assert store.lease_left() == 0.0
+        run_virtual(store.save(OTHER))
+        assert store.lease_left() == math.inf
+        run_virtual(store.release())
+        assert store.lease_left() == math.inf, "the lock is given back with the directory"
+
+
+def test_the_age_of_memory_tells_a_daemon_that_died_from_one_that_lives(tmp_path: Path) -> None:
+    unused = tmp_path / "unused"
+    assert run_virtual(DirectoryStore(unused).age()) is None
+    assert not unused.exists()
+    with DirectoryStore(tmp_path) as living:
+        run_virtual(living.save(OTHER))
+        hour_ago = (tmp_path / "memory.json").stat().st_mtime - 3600
+        os.utime(tmp_path / "memory.json", (hour_ago, hour_ago))
+        assert run_virtual(DirectoryStore(tmp_path).age()) == timedelta(0)
+    age = run_virtual(DirectoryStore(tmp_path).age())
+    assert age is not None
+    assert timedelta(minutes=60) <= age < timedelta(minutes=65)
+    assert taken(tmp_path), "asking leaves no lock behind"
 
 
 def taken(directory: Path) -> bool:
@@ -159,7 +195,7 @@ def test_a_second_daemon_is_told_who_is_in_the_way(tmp_path: Path) -> None:
     with DirectoryStore(tmp_path):
         with pytest.raises(StoreError, match="another daemon uses this state directory"):
             taken(tmp_path)
-        assert run_virtual(ReadOnlyStore(tmp_path).load()) is None, "plan may look all the same"
+        assert run_virtual(ReadOnlyStore(tmp_path).load()) == Kept(None), "plan may look"
     assert taken(tmp_path), "the first has gone: its lock with it"
 
 
@@ -205,7 +241,7 @@ def test_the_memory_of_a_newer_daemon_is_refused_and_left_alone(tmp_path: Path) 
     file = tmp_path / "memory.json"
     newer = json.dumps({"version": SCHEMA_VERSION + 1, "what": "nobody here knows"})
     file.write_text(newer)
-    with pytest.raises(StoreError, match=f"newer version .*schema {SCHEMA_VERSION + 1}"):
+    with pytest.raises(StateRefused, match=f"newer version .*schema {SCHEMA_VERSION + 1}"):
         loaded(tmp_path)
     assert file.read_text() == newer
 
@@ -220,8 +256,10 @@ def test_the_read_only_store_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "memory.json"
     file.write_bytes(b"{")
     store = ReadOnlyStore(tmp_path)
-    assert run_virtual(store.load()) is None
+    assert run_virtual(store.load()) == Kept(None)
     run_virtual(store.save(OTHER))
+    run_virtual(store.release())
+    assert store.lease_left() == math.inf
     assert {p.name for p in tmp_path.iterdir()} == {"memory.json"}
     assert file.read_bytes() == b"{"
 

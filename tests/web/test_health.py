@@ -18,10 +18,14 @@ class Probe:
         self.clock = LoopClock()
         self.finished_at: datetime | None = None
         self.interval = INTERVAL
-        app = health_app(lambda: self.finished_at, lambda: self.interval, self.clock)
+        self.leads = True
+        app = health_app(self, self.clock)
         self._client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://daemon"
         )
+
+    def last_finished_at(self) -> datetime | None:
+        return self.finished_at
 
     async def get(self, path: str = "/healthz", method: str = "GET") -> httpx.Response:
         return await self._client.request(method, path)
@@ -32,7 +36,12 @@ def test_before_the_first_cycle_it_has_three_intervals_of_patience() -> None:
         probe = Probe()
         first = await probe.get()
         assert first.status_code == 200
-        assert first.json() == {"status": "ok", "last_cycle": None, "seconds_ago": 0.0}
+        assert first.json() == {
+            "status": "ok",
+            "leads": True,
+            "last_cycle": None,
+            "seconds_ago": 0.0,
+        }
         await probe.clock.sleep(90)
         assert (await probe.get()).status_code == 200
         await probe.clock.sleep(1)
@@ -84,5 +93,19 @@ def test_nobody_on_the_way_may_keep_the_answer() -> None:
 def test_there_is_nothing_else_to_ask(method: str, path: str, status: int) -> None:
     async def run() -> None:
         assert (await Probe().get(path, method)).status_code == status
+
+    run_virtual(run())
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_ready_after_the_first_cycle_also_without_the_lease(leads: bool) -> None:
+    async def run() -> None:
+        probe = Probe()
+        probe.leads = leads
+        assert (await probe.get("/readyz")).status_code == 503
+        probe.finished_at = probe.clock.now()
+        ready = await probe.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json() == {"status": "ready", "leads": leads}
 
     run_virtual(run())

@@ -55,8 +55,10 @@ class ClearmlApi:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         call_deadline: float = CALL_DEADLINE,
+        session: Session | None = None,
     ) -> None:
-        self._session = Session(
+        """`session`: a ready one, before everything that says how to reach ClearML."""
+        self._session = session or Session(
             api_host, credentials, clock, transport=transport, call_deadline=call_deadline
         )
 

@@ -8,7 +8,7 @@ exception of httpx or pydantic may quote a header or a token.
 
 import asyncio
 import base64
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -87,7 +87,9 @@ class _Token:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class Answer:
+    """What came back for one request, unread."""
+
     status: int
     body: bytes
     retry_after: str | None
@@ -131,6 +133,13 @@ class Session:
 
     async def read(self, method: str, body: Mapping[str, Any], shape: type[Reply[D]]) -> D:
         """Ask for something; up to three attempts while trying again may help."""
+
+        async def attempt() -> D:
+            return await self.call(method, body, shape)
+
+        return await self._persist(attempt)
+
+    async def _persist(self, attempt: Callable[[], Awaitable[D]]) -> D:
         retrying = tenacity.AsyncRetrying(
             sleep=self._clock.sleep,
             stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -138,7 +147,7 @@ class Session:
             retry=tenacity.retry_if_exception_type((Transient, RateLimited)),
             reraise=True,
         )
-        return await retrying(self.call, method, body, shape)
+        return await retrying(attempt)
 
     async def call(self, method: str, body: Mapping[str, Any], shape: type[Reply[D]]) -> D:
         """One attempt: right for changes, which may have happened though the answer was lost."""
@@ -151,7 +160,7 @@ class Session:
             ) from None
         return self._parse(method, answer, shape)
 
-    async def _send_with_token(self, method: str, body: Mapping[str, Any]) -> _Answer:
+    async def _send_with_token(self, method: str, body: Mapping[str, Any]) -> Answer:
         token = await self._valid_token(refused=None)
         answer = await self._send(method, f"Bearer {token.value}", body)
         if answer.status == httpx.codes.UNAUTHORIZED:  # expired early, or revoked: once more
@@ -177,7 +186,7 @@ class Session:
         usable = lifetime - min(RENEW_BEFORE, lifetime / 2)
         return _Token(token, self._clock.now() + timedelta(seconds=usable))
 
-    async def _send(self, method: str, authorization: str, body: Mapping[str, Any]) -> _Answer:
+    async def _send(self, method: str, authorization: str, body: Mapping[str, Any]) -> Answer:
         """One HTTP request, whatever its status; raises Transient when there is no answer."""
         try:
             async with self._client.stream(
@@ -196,14 +205,14 @@ class Session:
                         raise Transient(
                             f"{self._name(method)} sent more than {MAX_REPLY_BYTES} bytes"
                         )
-                return _Answer(
+                return Answer(
                     response.status_code, bytes(received), response.headers.get("Retry-After")
                 )
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             cause = self._clean(f"{type(error).__name__} {error}")
             raise Transient(f"{self._name(method)} cannot be reached: {cause}") from None
 
-    def _parse(self, method: str, answer: _Answer, shape: type[Reply[D]]) -> D:
+    def _parse(self, method: str, answer: Answer, shape: type[Reply[D]]) -> D:
         if answer.status != httpx.codes.OK:
             raise self._classify(method, answer)
         try:
@@ -222,7 +231,7 @@ class Session:
             )
         return reply.data
 
-    def _classify(self, method: str, answer: _Answer) -> ApiError:
+    def _classify(self, method: str, answer: Answer) -> ApiError:
         """The error that an answer other than 200 stands for."""
         try:
             meta: Meta | None = Verdict.model_validate_json(answer.body).meta

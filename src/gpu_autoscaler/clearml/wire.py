@@ -21,6 +21,10 @@ ABORT_OBEYED = "task was stopped by tasks.stop"
 STOPPING = "stopping"
 """The status message of a running task that somebody aborted and whose agent did not obey yet."""
 
+STOPPED_BY = "Stopped by "
+"""How the status message begins, before the user's name, when the server carries out an abort
+without asking: no agent runs the task, or the one that does has been silent for 10 minutes."""
+
 
 def _aware(moment: datetime) -> datetime:
     """Times come with +00:00; one that came without a zone would be UTC too, as it is stored."""
@@ -152,6 +156,7 @@ class TaskItem(Item):
     status_reason: str | None = None
     execution: Execution = Execution()
     last_worker: str | None = None
+    started: Moment | None = None
 
     def to_domain(self) -> Task:
         """The task; a status that we do not know is OTHER."""
@@ -165,6 +170,7 @@ class TaskItem(Item):
             status_changed_at=self.status_changed,
             last_worker=self.last_worker or None,
             stop_requested=self._stop_requested,
+            started_at=self.started,
         )
 
     @property
@@ -173,7 +179,8 @@ class TaskItem(Item):
             case TaskStatus.IN_PROGRESS:
                 return self.status_message == STOPPING
             case TaskStatus.STOPPED:
-                return self.status_reason == ABORT_OBEYED
+                at_once = (self.status_message or "").startswith(STOPPED_BY)
+                return at_once or self.status_reason == ABORT_OBEYED
             case _:
                 return False
 
@@ -188,6 +195,7 @@ TASK_FIELDS = (
     "status_reason",
     "execution.queue",
     "last_worker",
+    "started",
 )
 
 

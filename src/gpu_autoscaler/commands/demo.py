@@ -6,10 +6,8 @@ figure depends on how fast this machine is.
 """
 
 import asyncio
-import math
+import itertools
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,12 +27,14 @@ from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
 from gpu_autoscaler.emulator.faults import Calls, Faults
 from gpu_autoscaler.emulator.in_memory import InMemoryTransport
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
+from gpu_autoscaler.emulator.scaleway_bill import Bill
 from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
 from gpu_autoscaler.emulator.timeline import Timeline
 from gpu_autoscaler.runtime.clock import LoopClock, RandomIds, Stopwatch, run_virtual
 from gpu_autoscaler.runtime.loop import Loop
+from gpu_autoscaler.simulation.figures import BootLog, Figures, figures
 from gpu_autoscaler.store.directory import DirectoryStore
 
 DEFAULT_SPEED = 5000.0
@@ -55,17 +55,6 @@ class _Fixed:
 
     def refresh(self) -> Reload | None:
         return None
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What only somebody who watches all along can tell."""
-
-    peak_busy: dict[str, int]
-
-    def look(self, loop: Loop) -> None:
-        for queue in loop.last.plan.queues if loop.last else ():
-            self.peak_busy[queue.queue] = max(self.peak_busy.get(queue.queue, 0), queue.busy)
 
 
 def demo(speed: float, console: Console | None) -> dict[str, Any]:
@@ -91,21 +80,21 @@ async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
     clock = LoopClock()
     timeline = Timeline(clock)
     clearml = ClearmlModel(timeline, RandomIds())
-    boots: list[str] = []
+    numbers = itertools.count(1)
 
-    def habit(server: Server) -> Habit:
-        boots.append(server.name)
-        fails = len(boots) == sample.FAILING_BOOT
-        return Habit(boot_seconds=120.0 + 15.0 * (len(boots) % 7), registers=not fails)
+    def habit(_: Server) -> Habit:
+        number = next(numbers)
+        fails = number == sample.FAILING_BOOT
+        return Habit(boot_seconds=120.0 + 15.0 * (number % 7), registers=not fails)
 
-    machines = EmulatedMachines(timeline, clearml, habit=habit)
+    log = BootLog(timeline, habit)
+    machines = EmulatedMachines(timeline, clearml, habit=log.habit)
     scaleway = ScalewayModel(timeline, RandomIds(), machines=machines)
     config = Config.model_validate(
         sample.sample_config(str(directory), "http://clearml.demo", "http://scaleway.demo", PROJECT)
     )
     queue_ids = {name: clearml.create_queue(name) for name in config.queues}
     start = clock.now()
-    tally = _Tally({})
     view = View(console, config, clock, start) if console is not None else None
     people = asyncio.create_task(_people(clearml, scaleway, queue_ids, clock))
     daemon = _Daemon(config, clearml, scaleway, clock, directory)
@@ -114,7 +103,6 @@ async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
     restarted = False
     with view or _Nobody():
         while True:
-            tally.look(daemon.loop)
             if view is not None:
                 view.show(daemon.loop, scaleway.bill().eur)
             hours = (clock.now() - start) / timedelta(hours=1)
@@ -135,7 +123,8 @@ async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
                     break
             await clock.sleep(config.poll_interval.total_seconds())
         await daemon.end()
-    return _summary(clearml, scaleway, machines, tally, tasks, (clock.now() - start))
+    types = {name: queue.placements[0].commercial_type for name, queue in config.queues.items()}
+    return _summary(figures(clearml, scaleway, log.boots, types), scaleway.bill(), machines)
 
 
 class _Daemon:
@@ -227,37 +216,13 @@ class _Nobody:
         return None
 
 
-def _summary(
-    clearml: ClearmlModel,
-    scaleway: ScalewayModel,
-    machines: EmulatedMachines,
-    tally: _Tally,
-    tasks: Sequence[str],
-    lasted: timedelta,
-) -> dict[str, Any]:
-    records = [clearml.task(task_id) for task_id in tasks]
-    waits = sorted(
-        (r.fields["started"] - r.fields["created"]).total_seconds()
-        for r in records
-        if "started" in r.fields
-    )
-    hours = lasted / timedelta(hours=1)
-    prices = {kind: t.eur_per_hour for kind, t in scaleway.catalog.types.items()}
-    always_on = sum(prices[queue] * peak * hours for queue, peak in tally.peak_busy.items())
-    bill = scaleway.bill()
+def _summary(told: Figures, bill: Bill, machines: EmulatedMachines) -> dict[str, Any]:
     return {
-        "tasks_completed": sum(r.status == "completed" for r in records),
-        "tasks_failed": sum(r.status in ("failed", "stopped") for r in records),
-        "tasks_interrupted": machines.interrupted,
+        **told.to_json(),
+        "tasks_completed": told.tasks_by_status.get("completed", 0),
+        "tasks_failed": told.tasks_by_status.get("failed", 0) + told.tasks_interrupted,
+        "tasks_interrupted": machines.interrupted,  # also those that ran again later
         "instances_created": bill.servers_created,
         "instances_left": bill.servers_left,
         "volumes_left": bill.volumes_left,
-        "mean_wait_s": round(sum(waits) / len(waits), 1) if waits else 0.0,
-        "p95_wait_s": round(waits[math.ceil(0.95 * len(waits)) - 1], 1) if waits else 0.0,
-        "cost_eur": round(bill.eur, 2),
-        "always_on_cost_eur": round(always_on, 2),
-        "saving_percent": round(100 * (1 - bill.eur / always_on), 1) if always_on else 0.0,
-        "simulated_hours": round(hours, 1),
-        "tasks": len(records),
-        "peak_busy": dict(tally.peak_busy),
     }

@@ -1,15 +1,15 @@
 """`down`: power off the idle machines, or remove the whole fleet."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from gpu_autoscaler.commands.run import complete
+from gpu_autoscaler.commands.storing import open_store
 from gpu_autoscaler.commands.wiring import Services, Setup, build_loop, open_services
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import InstanceDecision
@@ -21,11 +21,13 @@ from gpu_autoscaler.domain.model import Instance, ServerState
 from gpu_autoscaler.policy.guard import claims_on
 from gpu_autoscaler.runtime.execute import AT_ONCE, LiveExecutor, Orders
 from gpu_autoscaler.runtime.loop import Cycle
-from gpu_autoscaler.store.directory import DirectoryStore
+from gpu_autoscaler.runtime.ports import Store
+from gpu_autoscaler.store.bucket import StoreError
 
 POLL_SECONDS = 5.0
 REPORT_SECONDS = 35.0
 """Within this every living agent reports (each 30 s)."""
+RENEW_SECONDS = 30.0
 OFF_WITHIN_SECONDS = 300.0
 """A power-off took 45 s when recorded."""
 
@@ -50,34 +52,62 @@ async def down(
     everything: bool,
     confirm: Callable[[str], bool],
 ) -> int:
-    """Returns the exit code. Raises OSError when a daemon on this machine holds the state.
+    """Returns the exit code. Raises OSError when a daemon holds the state.
 
     `confirm` is given the question in rich's markup.
     """
-    with DirectoryStore(Path(setup.config.state_dir)) as store:
-        async with open_services(setup.config, setup.secrets, clock) as services:
-            before = await store.load()
-            loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
-            cycle = await loop.look(before)
-            if not complete(cycle):
-                console.print("[red]Nothing done:[/] not everything answered; try again.")
-                return 1
-            machines = _machines(cycle, everything=everything)
-            if not machines:
-                console.print("Nothing to take down.")
-                return 0
-            if not confirm(_question(machines, everything=everything)):
-                console.print("Nothing done.")
-                return 1
-            # the question may have stood for long, and idleness takes two reports of the agent
-            if not everything:
-                await clock.sleep(REPORT_SECONDS)
-            cycle = await loop.look(_without_effects(cycle, before))
-            machines = _unchanged(machines, _machines(cycle, everything=everything), console)
-            await store.save(_remembering(before, cycle, machines, clock))
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(setup, clock))
+        services = await stack.enter_async_context(
+            open_services(setup.config, setup.secrets, clock)
+        )
+        kept = await store.load()
+        if not kept.ours:
+            raise StoreError(
+                f"a daemon acts ({kept.holder}): stop it first; if it is dead, its lease ends by "
+                "itself some minutes after it, then try again"
+            )
+        before = kept.memory
+        loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
+        cycle = await loop.look(before)
+        if not cycle.complete:
+            console.print("[red]Nothing done:[/] not everything answered; try again.")
+            return 1
+        machines = _machines(cycle, everything=everything)
+        if not machines:
+            console.print("Nothing to take down.")
+            return 0
+        if not confirm(_question(machines, everything=everything)):
+            console.print("Nothing done.")
+            return 1
+        # the question may have stood for long, and idleness takes two reports of the agent
+        if not everything:
+            await clock.sleep(REPORT_SECONDS)
+        cycle = await loop.look(_without_effects(cycle, before))
+        machines = _unchanged(machines, _machines(cycle, everything=everything), console)
+        async with _leading(store, _remembering(before, cycle, machines, clock), clock):
             if everything:
                 return await _remove(services, clock, console, machines, cycle.world.zones)
             return await _power_off_idle(services, clock, console, machines, cycle)
+
+
+@asynccontextmanager
+async def _leading(store: Store, memory: Memory, clock: Clock) -> AsyncIterator[None]:
+    """Keep the memory, and the lease for as long as this takes."""
+    await store.save(memory)
+
+    async def renew() -> None:
+        while True:
+            await clock.sleep(RENEW_SECONDS)
+            with suppress(OSError):
+                await store.save(memory)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await store.release()
 
 
 def _machines(cycle: Cycle, *, everything: bool) -> list[_Machine]:

@@ -1,26 +1,24 @@
 """`plan`: what one cycle would do now, as a table, with reasons; changes nothing."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpu_autoscaler.commands.run import complete
+from gpu_autoscaler.commands.storing import read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.loop import CONFIRM_AFTER, Cycle
-from gpu_autoscaler.store.directory import ReadOnlyStore
 
 
 async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -> int:
     """Observe, decide, and print. 1 when something did not answer."""
     async with open_services(setup.config, setup.secrets, clock) as services:
-        store = ReadOnlyStore(Path(setup.config.state_dir))
+        store = read_only_store(setup)
         loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
-        memory = await store.load()
+        memory = (await store.load()).memory
         cycle = await loop.look(memory)
         if memory is None:
             # as the daemon would: without memory, a second observation has to agree
@@ -30,13 +28,13 @@ async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -
         console.print_json(json.dumps(as_dict(cycle)))
     else:
         _print(cycle, console)
-    return 0 if complete(cycle) else 1
+    return 0 if cycle.complete else 1
 
 
 def as_dict(cycle: Cycle) -> dict[str, Any]:
     """The plan in plain values."""
     return {
-        "complete": complete(cycle),
+        "complete": cycle.complete,
         "errors": _errors(cycle),
         "effects": [
             {"do": e.verb, "subject": e.subject, "reason": e.reason.value, "because": e.because}

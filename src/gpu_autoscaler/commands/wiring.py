@@ -17,7 +17,7 @@ from gpu_autoscaler.config.watch import ConfigWatcher
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.model import FleetTags
 from gpu_autoscaler.runtime.execute import DryExecutor, Executor, LiveExecutor
-from gpu_autoscaler.runtime.loop import ConfigSource, Loop
+from gpu_autoscaler.runtime.loop import ConfigSource, Cycle, Loop
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.ports import Store
 from gpu_autoscaler.runtime.record import Recorder
@@ -107,6 +107,7 @@ def build_loop(
     clock: Clock,
     *,
     dry_run: bool = False,
+    on_cycle: Callable[[Cycle], None] = lambda _: None,
 ) -> Loop:
     """A loop over these services; dry, it differs in its executor alone."""
     loop: Loop | None = None
@@ -117,7 +118,7 @@ def build_loop(
 
     executor: Executor = DryExecutor()
     if not dry_run:
-        executor = LiveExecutor(services.clearml, services.scaleway, clock, wake)
+        executor = LiveExecutor(services.clearml, services.scaleway, clock, wake, store.lease_left)
     bootstrap_of: Callable[[Config], Bootstrap] = lambda config: Bootstrap(config, secrets)  # noqa: E731
     loop = Loop(
         source,
@@ -127,5 +128,6 @@ def build_loop(
         bootstrap_of,
         clock,
         Recorder(dry_run=dry_run),
+        on_cycle,
     )
     return loop

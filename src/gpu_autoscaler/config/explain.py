@@ -17,6 +17,7 @@ from gpu_autoscaler.config.models import (
     PlacementConfig,
     QueueConfig,
     ScalewayConfig,
+    StoreConfig,
     VolumeConfig,
 )
 from gpu_autoscaler.config.problems import KeyPath
@@ -28,6 +29,7 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     (): Config,
     ("clearml",): ClearmlConfig,
     ("scaleway",): ScalewayConfig,
+    ("store",): StoreConfig,
     ("queues", "*"): QueueConfig,
     ("queues", "*", "placements", "*"): PlacementConfig,
     ("queues", "*", "volume"): VolumeConfig,
@@ -39,6 +41,7 @@ _REQUIRED = {
     "placements": "a list of at least one {type: ..., zone: ...}",
     "scaleway": "with project_id, unless the scw configuration file has a default_project_id",
     "project_id": "here, or as default_project_id in the scw configuration file",
+    "bucket": "the name of a bucket that exists",
     "queues": "at least one queue",
 }
 
@@ -65,13 +68,7 @@ _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def allowed_keys(path: KeyPath) -> list[str]:
     """The keys that may be written in the mapping at a path, in the order of the model."""
-    if path[:1] == ("defaults",):
-        path = ("queues", "*", *path[1:])
-    general = tuple(
-        "*" if isinstance(part, int) or (index == 1 and path[0] == "queues") else part
-        for index, part in enumerate(path)
-    )
-    model = _SECTIONS.get(general)
+    model = _model_at(path)
     keys = [name for name in model.model_fields if name != "name"] if model else []
     return [*keys, "defaults"] if not path else keys
 
@@ -113,6 +110,23 @@ def secret_variable(path: KeyPath) -> str:
     return get_close_matches(guess, SECRET_VARIABLES, n=1, cutoff=0.0)[0]
 
 
+def _model_at(path: KeyPath) -> type[BaseModel] | None:
+    if path[:1] == ("defaults",):
+        path = ("queues", "*", *path[1:])
+    general = tuple(
+        "*" if isinstance(part, int) or (index == 1 and path[0] == "queues") else part
+        for index, part in enumerate(path)
+    )
+    return _SECTIONS.get(general)
+
+
+def _may_be_shown(path: KeyPath) -> bool:
+    key = str(path[-1])
+    model = _model_at(path[:-1])
+    field = model.model_fields.get(key) if model else None
+    return not looks_secret(key) and (field is None or field.repr)
+
+
 def _nearest(key: str, allowed: Collection[str]) -> str | None:
     near = get_close_matches(key.lower().replace("-", "_"), allowed, n=1)
     return near[0] if near else None
@@ -150,7 +164,7 @@ def _message(document: Document, path: KeyPath, error: ErrorDetails) -> str:
     if error["input"] is None:
         return f"is empty: {text}"
     raw = document.marks[path].raw if path in document.marks else None
-    if raw is None or "@" in raw or looks_secret(str(path[-1])):
+    if raw is None or "@" in raw or not _may_be_shown(path):
         return text
     if len(raw) > MAX_SHOWN_CHARACTERS:
         raw = raw[:MAX_SHOWN_CHARACTERS] + "..."

@@ -85,7 +85,7 @@ def _queue_name(value: str) -> str:
     return value
 
 
-def _url(value: str) -> str:
+def _full_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
@@ -93,6 +93,11 @@ def _url(value: str) -> str:
         host = None
     if not host or parts.scheme not in ("http", "https") or not value.isprintable():
         raise ValueError("expected a URL such as https://api.clear.ml")
+    return value
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(_full_url(value))
     if "@" in parts.netloc or parts.query or parts.fragment or " " in value:
         raise ValueError("a URL without user, password, spaces, ? or #")
     return value.rstrip("/")
@@ -128,6 +133,8 @@ Variables = Annotated[Mapping[str, str], AfterValidator(_variables)]
 Iops = Annotated[Literal[5000, 15000], BeforeValidator(_whole_number)]
 Count = Annotated[int, Field(ge=0)]
 Url = Annotated[str, AfterValidator(_url)]
+FullUrl = Annotated[str, AfterValidator(_full_url)]
+"""Kept as it is written, a query and a last slash included."""
 Uuid = Annotated[
     str,
     matching(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "expected a UUID"),

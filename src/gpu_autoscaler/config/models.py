@@ -4,6 +4,7 @@ A value may be given as it stands in YAML (`"30m"`, `"200GB"`) or as what it bec
 a number of bytes).
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -23,6 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from gpu_autoscaler.config.fields import (
     Count,
     Duration,
+    FullUrl,
     Iops,
     Line,
     Name,
@@ -49,6 +51,13 @@ MAX_VOLUME_BYTES = 10 * 10**12
 MIN_POLL_INTERVAL = timedelta(seconds=1)
 MAX_POLL_INTERVAL = timedelta(minutes=10)
 """Rarer than this, and the daemon would miss what it has to react to."""
+
+
+MIN_POLLS_PER_LEASE = 4
+"""Its holder trusts two thirds of a lease: then one save may fail, and the next is in time."""
+
+KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
+"""Of an object: what no client and no service spells differently."""
 
 
 class _Settings(BaseModel):
@@ -148,7 +157,13 @@ class QueueConfig(_Settings):
     """How long a boot may take until its worker registers."""
     lost_timeout: Duration = timedelta(minutes=10)
     """How long an idle worker may be silent before its instance is powered off."""
+    on_lost: Literal["leave", "requeue"] = "leave"
+    """What becomes of a task whose instance died by itself."""
+    max_requeues: Count = 1
+    """How often a task is put back for that: one that kills machines must not go on for ever."""
     stopped_retention: Duration = timedelta(hours=24)
+    quarantine_retention: Duration = timedelta(hours=24)
+    """How long a machine that failed whatever it pulled is kept, powered off, to be looked at."""
     idle_action: Literal["stop", "delete"] = "stop"
     volume: VolumeConfig = VolumeConfig()
     scratch: Size = 0
@@ -218,6 +233,32 @@ class ScalewayConfig(_Settings):
     """Security groups belong to one zone: use it only when all placements share one."""
 
 
+class StoreConfig(_Settings):
+    """Object storage for the memory and the lease."""
+
+    bucket: Annotated[
+        str, matching(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name looks like my-bucket")
+    ]
+    key: Annotated[str, matching(KEY, "a key looks like gpu-autoscaler/research.json")] | None = (
+        None
+    )
+    """Of the object; never None in a Config, where it follows from the fleet."""
+    region: Annotated[str, matching(r"[a-z]{2}(-[a-z]+)+(-\d+)?", "a region looks like fr-par")] = (
+        "fr-par"
+    )
+    endpoint: Url | None = None
+    """Never None: Scaleway's in the region."""
+    lease: Duration = timedelta(minutes=3)
+    """How long a daemon that falls silent keeps others from acting."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _of_the_region(cls, endpoint: str | None, info: ValidationInfo) -> str | None:
+        if endpoint is None and "region" in info.data:
+            return f"https://s3.{info.data['region']}.scw.cloud"
+        return endpoint
+
+
 class Config(_Settings):
     """Everything one deployment of the daemon was told."""
 
@@ -234,6 +275,10 @@ class Config(_Settings):
     """How long a bare `keep` tag holds."""
     state_dir: Annotated[str, Field(min_length=1)] = "state"
     """Directory of the memory, relative to the working directory."""
+    store: StoreConfig | None = None
+    """Where the memory is instead."""
+    heartbeat_url: FullUrl | None = Field(default=None, repr=False)
+    """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
     clearml: ClearmlConfig = ClearmlConfig()
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)
@@ -246,6 +291,25 @@ class Config(_Settings):
             bounds = map(format_duration, (MIN_POLL_INTERVAL, MAX_POLL_INTERVAL))
             raise ValueError(" to ".join(bounds) + " is allowed")
         return interval
+
+    @field_validator("store")
+    @classmethod
+    def _of_this_fleet(cls, store: StoreConfig | None, info: ValidationInfo) -> StoreConfig | None:
+        if store is None:
+            return None
+        poll_interval = info.data.get("poll_interval", timedelta(0))
+        if store.lease < MIN_POLLS_PER_LEASE * poll_interval:
+            given, least = map(format_duration, (store.lease, MIN_POLLS_PER_LEASE * poll_interval))
+            raise ValueError(
+                f"lease ({given}) is below {MIN_POLLS_PER_LEASE} times poll_interval ({least}): "
+                "each poll renews it, and one may fail"
+            )
+        if store.key is not None or "fleet" not in info.data:
+            return store
+        key = f"gpu-autoscaler/{info.data['fleet']}.json"
+        if re.fullmatch(KEY, key, re.ASCII) is None:
+            raise ValueError("needs a key: the fleet's name is not fit for one")
+        return store.model_copy(update={"key": key})
 
     @property
     def zones(self) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from gpu_autoscaler.config.document import read_bytes
 from gpu_autoscaler.config.load import parse_config
-from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.models import Config, StoreConfig
 from gpu_autoscaler.config.problems import ConfigError, Problem
+from gpu_autoscaler.config.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def _refuse_restart_only(old: Config, new: Config, file: str) -> None:
     pairs = {
         "fleet": (old.fleet, new.fleet),
         "state_dir": (old.state_dir, new.state_dir),
+        "store": (_written(old.store), _written(new.store)),
         "clearml.api_host": (old.clearml.api_host, new.clearml.api_host),
         "scaleway.project_id": (old.scaleway.project_id, new.scaleway.project_id),
         "scaleway.api_url": (old.scaleway.api_url, new.scaleway.api_url),
@@ -90,3 +92,10 @@ def _refuse_restart_only(old: Config, new: Config, file: str) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _written(store: StoreConfig | None) -> str:
+    if store is None:
+        return ""
+    place = f"s3://{store.bucket}/{store.key} at {store.endpoint} ({store.region})"
+    return f"{place}, lease {format_duration(store.lease)}"

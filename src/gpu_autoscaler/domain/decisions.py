@@ -20,6 +20,8 @@ class World:
     prices: dict[str, float] = field(default_factory=dict)
     """Euros per hour by commercial type; empty while unknown."""
     outcomes: tuple[Outcome, ...] = ()
+    in_flight: frozenset[str] = frozenset()
+    """Keys of the effects that this process is still carrying out."""
     lost_memory: bool = False
     """This is the first cycle of a daemon that found no memory."""
 

@@ -43,5 +43,9 @@ class NotFound(ApiError):
     """The resource does not exist (any more)."""
 
 
+class StateRefused(OSError):
+    """What is stored may not be used by this version: a person has to act, waiting is no use."""
+
+
 class LeaseLost(OSError):
     """Another daemon of this fleet holds the lease by now: this one must not act."""

@@ -26,6 +26,8 @@ class InstanceState(StrEnum):
     """ClearML says, in any way, that a task is on it."""
     LOST = "lost"
     """It reported in this boot, and stopped to."""
+    QUARANTINED = "quarantined"
+    """The machine runs, and is known to fail whatever it pulls: powered off, never restarted."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     """Powered off: only its volume is billed."""
@@ -61,6 +63,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
         S.INITIALIZING,  # node found, kernel boots
         S.IDLE,  # booted and registered between two looks
         S.RUNNING_TASK,  # ... and took a task at once
+        S.QUARANTINED,  # a quarantined one that somebody started
         S.DELETING,  # fell back to stopped without a word: no stock; a first boot is removed
     },
     S.INITIALIZING: _ANYTIME
@@ -68,10 +71,12 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
         S.IDLE,  # the agent's first report
         S.RUNNING_TASK,  # took a task before we looked
         S.LOST,  # a restarted instance whose agent did not come back in time
+        S.QUARANTINED,  # its third task failed at once before we looked, or somebody tagged it
     },
     S.IDLE: _ANYTIME
     | {
         S.RUNNING_TASK,  # pulled a task
+        S.QUARANTINED,  # three tasks in a row failed at once on it, and on no other
         S.LOST,  # reports ceased
         S.INITIALIZING,  # rebooted by somebody
         S.STARTING,  # stopped and started by somebody between two looks
@@ -79,6 +84,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     S.RUNNING_TASK: _ANYTIME
     | {
         S.IDLE,  # the task ended
+        S.QUARANTINED,  # the third in a row failed at once, and the next is on it already
         S.LOST,  # reports ceased; hands off until ClearML ended the task
         S.INITIALIZING,  # rebooted by somebody
         S.STARTING,  # stopped and started by somebody between two looks
@@ -87,14 +93,24 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     | {
         S.IDLE,  # it was only silent
         S.RUNNING_TASK,  # ... and is at work
+        S.QUARANTINED,  # its last tasks failed at once
         S.INITIALIZING,  # rebooted by somebody
         S.STARTING,
+    },
+    S.QUARANTINED: _ANYTIME
+    | {
+        S.IDLE,  # released: somebody took its tag off
+        S.RUNNING_TASK,  # ... while it was at work
+        S.LOST,  # ... while it was silent
+        S.INITIALIZING,  # ... before its agent came back
+        S.STARTING,  # rebooted by somebody
     },
     S.STOPPING: _ANYTIME
     | {
         S.DELETING,  # what was stopped in order to be removed
         S.RUNNING_TASK,  # the power-off was not accepted and a task is on it
         S.IDLE,  # the power-off was not accepted
+        S.QUARANTINED,  # the power-off of a black hole was not accepted
         S.LOST,
         S.INITIALIZING,  # a reboot passes through stopping
         S.STARTING,
@@ -103,6 +119,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     | {
         S.STARTING,  # started again for a waiting task
         S.INITIALIZING,  # ... and running when next seen, or started by somebody
+        S.QUARANTINED,  # started by somebody: off again until it is released
         S.IDLE,
         S.RUNNING_TASK,
         S.DELETING,  # retention over, or its bootstrap is out of date
@@ -110,6 +127,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
     S.STOPPED_IN_PLACE: _ANYTIME
     | {
         S.STARTING,  # resumed by somebody
+        S.QUARANTINED,  # a quarantined one, resumed by somebody
         S.INITIALIZING,
         S.IDLE,
         S.RUNNING_TASK,
@@ -122,6 +140,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
             S.STOPPED,  # the try did not take effect; decided anew
             S.STARTING,  # started by somebody meanwhile
             S.INITIALIZING,
+            S.QUARANTINED,
             S.STOPPING,
             S.UNKNOWN,
         }
@@ -137,6 +156,7 @@ DEADLINES: Mapping[InstanceState, timedelta | None] = {
     S.IDLE: timedelta(minutes=30),  # idle_timeout; per queue
     S.RUNNING_TASK: None,  # as long as the task takes
     S.LOST: timedelta(minutes=10),  # lost_timeout; per queue
+    S.QUARANTINED: timedelta(0),  # powered off as soon as seen
     S.STOPPING: None,  # Scaleway's own
     S.STOPPED: timedelta(hours=24),  # stopped_retention; per queue
     S.STOPPED_IN_PLACE: timedelta(0),  # powered off as soon as seen

@@ -12,7 +12,7 @@ from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.model import Instance, Placement, TaskStatus
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the stored form; raised when an older daemon could not read it."""
 
 
@@ -43,6 +43,17 @@ class InstanceMemory:
     delete_when_stopped: bool = False
     keep_seen_at: datetime | None = None
     """When a bare `keep` tag was first seen: it ends by itself."""
+    boot_failed: bool = False
+    """Its agent did not come in this boot, and the breaker of its placement knows."""
+    fast_failures: tuple[datetime, ...] = ()
+    """When tasks ended that failed at once, in a row: the first one, and the last two."""
+    failures_from: datetime | None = None
+    """What ended on it up to then counts no more: its last task that did not fail at once, its
+    release, or our first sight of it."""
+    quarantined_at: datetime | None = None
+    """It is a black hole since then; None when it is none."""
+    quarantine_tagged: bool = False
+    """Its tag has been seen: when that is gone, somebody released it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +94,50 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Breaker:
+    """A placement where machines of one spec boot in vain, one after the other."""
+
+    placement: Placement
+    spec: str
+    failures: int
+    """In a row."""
+    failed_at: datetime
+    """The last time."""
+    until: datetime
+    """Nothing is launched there before; afterwards one at a time, until one registers."""
+    openings: int = 0
+    """How often it opened: each time for longer."""
+
+
+@dataclass(frozen=True, slots=True)
 class PowerOff:
-    """An instance we powered off, watched for a task that was caught by it."""
+    """An instance that we powered off, or that went off by itself, watched for its tasks."""
 
     queue: str
     decided_at: datetime
+    """When we decided it, or noticed it."""
     known_ended: tuple[str, ...] = ()
     """Tasks that had ended on it before, and were not queued since: what people change about
-    them later is no catch."""
+    them later is no catch. And tasks that somebody asked to stop."""
+    ours: bool = True
+    """We decided it; otherwise it died, and its queue has `on_lost: requeue`."""
+    at_work_at: datetime | None = None
+    """It may have been at work until then: a task that hangs on it was caught, however old."""
+
+    @property
+    def since(self) -> datetime:
+        """What ended on it before then ended for its own reasons."""
+        return self.decided_at if self.ours else self.at_work_at or self.decided_at
+
+
+@dataclass(frozen=True, slots=True)
+class Requeue:
+    """A task put back because its instance died."""
+
+    count: int
+    """How often."""
+    at: datetime
+    """The last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +150,15 @@ class Memory:
     pending: dict[str, Pending] = field(default_factory=dict)
     """By effect key."""
     backoffs: tuple[Backoff, ...] = ()
+    breakers: tuple[Breaker, ...] = ()
     power_offs: dict[str, PowerOff] = field(default_factory=dict)
     """By instance name."""
     rescued: dict[str, datetime] = field(default_factory=dict)
     """Tasks put back because a power-off caught them, by id and when: never twice."""
+    requeued: dict[str, Requeue] = field(default_factory=dict)
+    """Tasks put back because their instance died, by id."""
+    waited: tuple[str, ...] = ()
+    """Queues in which tasks waited at the last look."""
     popped: dict[str, datetime] = field(default_factory=dict)
     """Tasks seen queued but in no queue, by id, with the time of the first sight."""
     free_volumes: dict[str, datetime] = field(default_factory=dict)
@@ -128,3 +180,15 @@ class Memory:
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a store gave when it was asked for the memory."""
+
+    memory: Memory | None
+    """The newest one; None when there is none (or none readable)."""
+    ours: bool = True
+    """This daemon may act: the lease (or the lock) is its own."""
+    holder: str = ""
+    """Who holds the lease otherwise, for people."""

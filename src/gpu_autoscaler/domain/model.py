@@ -8,6 +8,8 @@ from enum import StrEnum
 MANAGED_BY_TAG = "managed-by=gpu-autoscaler"
 PROVISIONING_TAG = "phase=provisioning"
 REGISTERED_TAG = "registered"
+QUARANTINED_TAG = "quarantined"
+"""On a black hole, so that it survives a loss of memory; a person releases it by removing this."""
 KEEP_TAG = "keep"
 """`keep` alone, or `keep=<UTC time>`: hands off until then (set by a person or by the API)."""
 
@@ -178,6 +180,8 @@ class Task:
     last_worker: str | None = None
     stop_requested: bool = False
     """Somebody pressed abort: the agent has not obeyed yet, or it ended by that."""
+    started_at: datetime | None = None
+    """The first start since it was created or reset: putting it in a queue again keeps it."""
 
     @property
     def machine(self) -> str | None:

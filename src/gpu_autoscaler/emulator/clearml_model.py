@@ -9,7 +9,14 @@ from typing import Any
 
 from gpu_autoscaler.domain.clock import Ids
 from gpu_autoscaler.emulator.clearml_queues import QueueStore
-from gpu_autoscaler.emulator.clearml_records import IN_PROGRESS, QUEUED, STOPPING, TaskRecord, User
+from gpu_autoscaler.emulator.clearml_records import (
+    IN_PROGRESS,
+    QUEUED,
+    STOPPING,
+    Outcome,
+    TaskRecord,
+    User,
+)
 from gpu_autoscaler.emulator.clearml_tasks import TaskStore
 from gpu_autoscaler.emulator.clearml_wire import Json, RefusedError, stored
 from gpu_autoscaler.emulator.clearml_workers import WorkerStore
@@ -77,14 +84,21 @@ class ClearmlModel:
         del self.queues.all[queue_id]
 
     def create_task(
-        self, name: str, queue: str | None = None, duration: float | None = None, **extra: Any
+        self,
+        name: str,
+        queue: str | None = None,
+        duration: float | None = None,
+        outcome: Outcome = "completed",
+        **extra: Any,
     ) -> str:
         """A new task, waiting in the queue of this id if one is given; returns its id.
 
-        `duration`: seconds an emulated machine takes to run it. `extra`: ClearML's own fields.
+        `duration`: seconds an emulated machine takes to run it, until this `outcome`. `extra`:
+        ClearML's own fields.
         """
         self.timeline.advance()
         task = self.tasks.create(self.user.id, {"name": name, **extra}, duration)
+        task.emulated_outcome = outcome
         if queue is not None:
             self.enqueue(task.id, queue)
         return task.id

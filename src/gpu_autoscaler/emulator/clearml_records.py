@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
+
+Outcome = Literal["completed", "failed"]
 
 QUEUED, IN_PROGRESS = "queued", "in_progress"
 STOPPING = "stopping"
@@ -68,6 +70,8 @@ class TaskRecord:
     fields: dict[str, Any]
     emulated_duration: float | None = None
     """Seconds an emulated machine takes to run it; None when nobody said."""
+    emulated_outcome: Outcome = "completed"
+    """How it ends on an emulated machine."""
 
     @property
     def id(self) -> str:

@@ -211,6 +211,10 @@ class TaskStore:
         shelves = self._open if queue_ids is None else queue_ids
         return [task for queue_id in shelves for task in self._open.get(queue_id, {}).values()]
 
+    def open_in(self, queue_ids: Iterable[str]) -> list[TaskRecord]:
+        """Tasks of these queues that wait or run: what a search for them finds, but fast."""
+        return sorted(self._open_of(list(queue_ids)), key=lambda task: task.number)
+
     def search(self, request: Json) -> list[TaskRecord]:
         """Tasks that pass a request's filters, before paging; unknown filters pass everything."""
         ranges = time_ranges(request, TIMES)

@@ -61,6 +61,16 @@ class WorkerStore:
         self.timeline.advance()
         self._all.pop((user.id, worker_id), None)
 
+    def vanish(self, worker_id: str | None = None) -> None:
+        """The server loses this worker's entries, or all there are, as when its cache is flushed.
+
+        Whoever is alive comes back with the next report, as if newly registered.
+        """
+        self.timeline.advance()
+        lost = [key for key in self._all if worker_id in (None, key[1])]
+        for key in lost:
+            del self._all[key]
+
     def report(
         self,
         user: User,

@@ -2,14 +2,15 @@
 
 Its agent makes the calls of the real clearml-agent in the real order (pop, then started, then
 report), with the same gaps: between pop and start the task is in no queue and the worker looks
-idle.
+idle. A `Habit` says what goes wrong.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from gpu_autoscaler.emulator.clearml_model import ClearmlModel
-from gpu_autoscaler.emulator.clearml_records import IN_PROGRESS, User
+from gpu_autoscaler.emulator.clearml_records import IN_PROGRESS, QueueRecord, User
 from gpu_autoscaler.emulator.clearml_wire import RefusedError
 from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.emulator.timeline import Timeline
@@ -19,6 +20,8 @@ POLL_SECONDS = 5.0
 PING_EVERY_REPORTS = 2
 SHUTDOWN_SECONDS = 0.5
 """Measured: a SIGTERMed agent has stopped its task and unregistered by then."""
+PAUSED_TAG = "force_workers:off"
+"""Agents take nothing from a queue with this tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +33,51 @@ class Habit:
     registers: bool = True
     pop_to_start_seconds: float = 0.04
     """Measured on loopback; three round trips on a real network."""
+    fails_tasks_after: float | None = None
+    """A black hole: every task fails after so many seconds."""
+    agent_dies_after: float | None = None
+    """Seconds from its registration: no word more comes from the agent, its server runs on."""
+    dies_after: float | None = None
+    """Seconds from the agent's registration: the hypervisor dies, and the server is stopped."""
+    dies_after_pop: bool = False
+    """The agent dies with the first task that it takes, before it says so: nobody starts it."""
 
 
 class Agent:
     """One clearml-agent daemon on one machine, for one boot."""
 
-    def __init__(self, machines: "EmulatedMachines", name: str, queue: str, habit: Habit) -> None:
-        self._machines, self._name, self._queue, self._habit = machines, name, queue, habit
+    def __init__(self, machines: "EmulatedMachines", server: Server, queue: str) -> None:
+        self._machines, self._name, self._queue_name = machines, server.name, queue
+        self._server_id = server.id
+        self._habit = machines.habit(server)
         self._model, self._user = machines.clearml, machines.user
         self._alive = True
+        self._queue: QueueRecord | None = None
+        self._registered_for: tuple[str, ...] = ()
+        """Queue ids; what it says in every report, also of a queue that is gone."""
         self._task: str | None = None
+        self._started_at: datetime | None = None
         self._popped: str | None = None
         self._reports = 0
         self._runs = 0
         """Counts begins and ends of tasks, so that the end of one that was stopped is void."""
+
+    @property
+    def running(self) -> tuple[str, datetime] | None:
+        """The task it works on, and since when."""
+        if self._task is None or self._started_at is None or not self._alive:
+            return None
+        return self._task, self._started_at
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything more will come from it."""
+        return self._alive
+
+    @property
+    def popped(self) -> str | None:
+        """The task that it took and will start."""
+        return self._popped if self._alive else None
 
     def boot(self) -> None:
         """Begin; the agent is up after the habit's time, if it ever is."""
@@ -55,7 +89,9 @@ class Agent:
         self._machines.timeline.after(SHUTDOWN_SECONDS, self._say_goodbye)
 
     def kill(self) -> None:
-        """The power is gone: nothing more comes from here; ClearML is not told."""
+        """Nothing more comes from here, and ClearML is not told: the power is gone, or it died."""
+        if self.running is not None and self._task is not None:
+            self._machines.abandoned.append(self._task)
         self._alive = False
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
@@ -65,49 +101,86 @@ class Agent:
 
         self._machines.timeline.after(seconds, run)
 
-    def _queue_id(self) -> str | None:
-        queues = self._model.queues.all.values()
-        return next((q.id for q in queues if q.name == self._queue), None)
+    def _its_queue(self) -> QueueRecord | None:
+        """The queue that has its name now."""
+        known, queues = self._queue, self._model.queues
+        if known is None or known.name != self._queue_name or queues.all.get(known.id) is not known:
+            self._queue = known = queues.named(self._queue_name)
+        return known
 
     def _register(self) -> None:
-        queue_id = self._queue_id() or self._model.create_queue(self._queue)  # --create-queue
+        queue = self._its_queue()
+        queue_id = queue.id if queue else self._model.create_queue(self._queue_name)
+        self._registered_for = (queue_id,)  # the last resort is the agent's flag --create-queue
         self._model.register(self._user, self._name, [queue_id])
+        habit, timeline = self._habit, self._machines.timeline
+        if habit.agent_dies_after is not None:
+            timeline.after(habit.agent_dies_after, self.kill)
+        if habit.dies_after is not None:
+            timeline.after(habit.dies_after, self._take_server_down)
         self._report()
         self._poll()
 
+    def _take_server_down(self) -> None:
+        if self._machines.agents.get(self._server_id) is self:
+            self._machines.crash(self._server_id)
+
     def _report(self) -> None:
-        self._model.report(self._user, self._name, self._task, self._queue_id(), ())
+        self._tell_status()
         if self._task is not None:
             self._reports += 1
             if self._reports % PING_EVERY_REPORTS == 0:
                 self._model.tasks.ping(self._model.task(self._task))
         self._later(REPORT_SECONDS, self._report)
 
+    def _tell_status(self) -> None:
+        """Every report names the queues, so that an entry which was lost comes back whole."""
+        queue = self._its_queue() if self._task else None
+        queue_id = queue.id if queue else None
+        self._model.report(self._user, self._name, self._task, queue_id, self._registered_for)
+
     def _poll(self) -> None:
-        if self._task is None and self._popped is None and (queue_id := self._queue_id()):
-            queue = self._model.queues.get(queue_id)
-            if "force_workers:off" not in queue.tags:
-                self._popped = self._model.next_task(self._user, queue_id)
-                if self._popped is not None:
-                    self._later(self._habit.pop_to_start_seconds, self._start)
-        if self._task is not None and self._model.task(self._task).stop_requested:
-            self._end("stopped")
-        self._later(POLL_SECONDS, self._poll)
+        if not self._alive:
+            return
+        if self._task is not None:
+            if self._model.task(self._task).stop_requested:
+                self._end("stopped")
+        elif self._popped is None:
+            self._pull()
+        self._machines.timeline.after(POLL_SECONDS, self._poll)
+
+    def _pull(self) -> None:
+        queue = self._its_queue()
+        if queue is None or not queue.entries or PAUSED_TAG in queue.tags:
+            return
+        self._popped = self._model.next_task(self._user, queue.id)
+        if self._habit.dies_after_pop:
+            self.kill()
+        else:
+            self._later(self._habit.pop_to_start_seconds, self._start)
 
     def _start(self) -> None:
-        task_id, self._popped = self._popped, None
+        task_id, self._popped = self._popped or "", None
         try:
-            self._model.started(task_id or "", self._name, self._user)
+            self._model.started(task_id, self._name, self._user)
         except RefusedError:
             return  # a phantom entry, or a task somebody deleted: dropped, as the real agent does
-        self._task = task_id
-        self._model.report(self._user, self._name, task_id, self._queue_id(), ())
-        duration = self._model.task(task_id or "").emulated_duration
-        seconds = self._machines.task_seconds if duration is None else duration
+        self._task, self._started_at = task_id, self._machines.timeline.now()
+        self._tell_status()
+        seconds, outcome = self._fate(task_id)
         self._runs += 1
         run = self._runs
-        seconds /= self._machines.speed
-        self._later(seconds, lambda: self._end("completed") if self._runs == run else None)
+        self._later(seconds, lambda: self._end(outcome) if self._runs == run else None)
+
+    def _fate(self, task_id: str) -> tuple[float, str]:
+        """In how many seconds the task will end, and how, if nothing comes between."""
+        if self._habit.fails_tasks_after is not None:
+            return self._habit.fails_tasks_after, "failed"
+        task = self._model.task(task_id)
+        seconds = task.emulated_duration
+        if seconds is None:
+            seconds = self._machines.task_seconds
+        return seconds / self._machines.speed, task.emulated_outcome
 
     def _end(self, status: str) -> None:
         task_id, self._task = self._task, None
@@ -116,7 +189,7 @@ class Agent:
             self._model.finish(task_id, status, self._name, self._user)
         if status == "completed":
             self._machines.completed += 1
-        self._model.report(self._user, self._name, None, None, ())
+        self._tell_status()
 
     def _say_goodbye(self) -> None:
         if not self._alive:
@@ -151,15 +224,20 @@ class EmulatedMachines:
         self.completed = 0
         self.interrupted = 0
         """Tasks that a power-off stopped."""
+        self.abandoned: list[str] = []
+        """Tasks whose agent died under them, without a word."""
         self.agents: dict[str, Agent] = {}
         """Of the powered machines, by server id."""
+        self.crash: Callable[[str], None] = _no_hypervisor
+        """What a machine that dies does to its server: `ScalewayModel.crash`, set once there is
+        one. Needed only for machines whose habit says so."""
 
     def powered_on(self, server: Server) -> None:
         """Boot. The queue is read from the server's tags; without user data nothing starts."""
         queue = next((t.partition("=")[2] for t in server.tags if t.startswith("queue=")), None)
         if queue is None or "cloud-init" not in server.user_data:
             return
-        agent = Agent(self, server.name, queue, self.habit(server))
+        agent = Agent(self, server, queue)
         self.agents[server.id] = agent
         agent.boot()
 
@@ -172,3 +250,17 @@ class EmulatedMachines:
             agent.terminate()
         else:
             agent.kill()
+
+    def running_task(self, server_id: str) -> tuple[str, datetime] | None:
+        """The task that a machine really works on now, and since when."""
+        agent = self.agents.get(server_id)
+        return agent.running if agent else None
+
+    def popped_task(self, server_id: str) -> str | None:
+        """The task that a machine has taken and is about to start."""
+        agent = self.agents.get(server_id)
+        return agent.popped if agent else None
+
+
+def _no_hypervisor(server_id: str) -> None:
+    raise LookupError(f"server {server_id} is to die, and nobody said how: set `crash`")

@@ -1,12 +1,11 @@
 """What each endpoint of the emulated Scaleway reads from a request and answers."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.datastructures import QueryParams
-from starlette.responses import JSONResponse, Response
 
 from gpu_autoscaler.emulator import scaleway_errors as errors
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
@@ -35,7 +34,9 @@ class Ask:
     path: str
     params: Mapping[str, str]
     query: QueryParams
-    body: bytes
+    body: bytes = b""
+    document: Mapping[str, Any] | None = None
+    """The body's JSON object, from a caller who never wrote it down."""
 
     @property
     def zone(self) -> str:
@@ -47,6 +48,8 @@ class Ask:
 
     def json(self) -> Mapping[str, Any]:
         """Raises `Validation Error` when the body is not a JSON object."""
+        if self.document is not None:
+            return self.document
         try:
             body = json.loads(self.body or b"{}")
         except ValueError:
@@ -70,15 +73,61 @@ class Ask:
             raise errors.invalid_arguments(name, "must be a number") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that nobody has written down yet."""
+
+    content: Mapping[str, Any] | bytes | None = None
+    """A JSON object, plain text, or nothing."""
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+DONE = Reply(status=204)
+Handler = Callable[[Ask], Reply]
+
+
 class ScalewayApi:
     """The handlers, one per endpoint."""
 
     def __init__(self, model: ScalewayModel) -> None:
         self.model = model
 
+    def endpoints(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of each."""
+        zone = "/instance/v1/zones/{zone}"
+        server = f"{zone}/servers/{{id}}"
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", f"{zone}/servers", self.list_servers),
+            ("POST", f"{zone}/servers", self.create_server),
+            ("GET", server, self.get_server),
+            ("PATCH", server, self.update_server),
+            ("DELETE", server, self.delete_server),
+            ("POST", f"{server}/action", self.act),
+            ("GET", f"{server}/user_data", self.list_user_data),
+            ("GET", f"{server}/user_data/{{key}}", self.get_user_data),
+            ("PATCH", f"{server}/user_data/{{key}}", self.set_user_data),
+            ("DELETE", f"{server}/user_data/{{key}}", self.delete_user_data),
+            ("GET", f"{zone}/products/servers", self.list_types),
+            ("GET", f"{zone}/products/servers/availability", self.list_availability),
+            ("GET", f"{zone}/volumes/{{id}}", self.get_local_volume),
+            ("GET", f"{zone}/security_groups", self.list_security_groups),
+            ("GET", f"{zone}/ips", self.list_ips),
+            ("GET", "/marketplace/v2/local-images", self.list_images),
+        ]
+        for version in ("v1", "v1alpha1"):
+            volumes = f"/block/{version}/zones/{{zone}}/volumes"
+            table += [
+                ("GET", volumes, self.list_volumes),
+                ("GET", f"{volumes}/{{id}}", self.get_volume),
+                ("PATCH", f"{volumes}/{{id}}", self.update_volume),
+                ("DELETE", f"{volumes}/{{id}}", self.delete_volume),
+            ]
+        return table
+
     # --- instance v1
 
-    def list_servers(self, ask: Ask) -> Response:
+    def list_servers(self, ask: Ask) -> Reply:
         query = ask.query
         servers = self.model.servers(
             ask.zone,
@@ -89,17 +138,17 @@ class ScalewayApi:
             oldest_first=query.get("order") == "creation_date_asc",
         )
         part, headers = _instance_page(ask, servers)
-        return JSONResponse({"servers": [server_json(server) for server in part]}, headers=headers)
+        return Reply({"servers": [server_json(server) for server in part]}, headers=headers)
 
-    def create_server(self, ask: Ask) -> Response:
+    def create_server(self, ask: Ask) -> Reply:
         server = self.model.create_server(ask.zone, parse_new_server(ask.json()))
         headers = {"Location": f"{ask.path}/{server.id}"}
-        return JSONResponse({"server": server_json(server)}, 201, headers)
+        return Reply({"server": server_json(server)}, 201, headers)
 
-    def get_server(self, ask: Ask) -> Response:
-        return JSONResponse({"server": server_json(self.model.server(ask.zone, ask.id))})
+    def get_server(self, ask: Ask) -> Reply:
+        return Reply({"server": server_json(self.model.server(ask.zone, ask.id))})
 
-    def update_server(self, ask: Ask) -> Response:
+    def update_server(self, ask: Ask) -> Reply:
         body = ask.json()
         server = self.model.update_server(
             ask.zone,
@@ -108,68 +157,66 @@ class ScalewayApi:
             tags=parse_tags(body.get("tags")),
             protected=body.get("protected"),
         )
-        return JSONResponse({"server": server_json(server)})
+        return Reply({"server": server_json(server)})
 
-    def delete_server(self, ask: Ask) -> Response:
+    def delete_server(self, ask: Ask) -> Reply:
         self.model.delete_server(ask.zone, ask.id)
-        return Response(status_code=204)
+        return DONE
 
-    def act(self, ask: Ask) -> Response:
+    def act(self, ask: Ask) -> Reply:
         server = self.model.server(ask.zone, ask.id)
         self.model.act(ask.zone, ask.id, str(ask.json().get("action")))
-        return JSONResponse({"task": task_json(server, self.model.timeline.now())}, 202)
+        return Reply({"task": task_json(server, self.model.timeline.now())}, 202)
 
-    def list_user_data(self, ask: Ask) -> Response:
+    def list_user_data(self, ask: Ask) -> Reply:
         server = self.model.server(ask.zone, ask.id)
-        return JSONResponse({"user_data": list(server.user_data)})
+        return Reply({"user_data": list(server.user_data)})
 
-    def get_user_data(self, ask: Ask) -> Response:
+    def get_user_data(self, ask: Ask) -> Reply:
         key = ask.params["key"]
         content = self.model.server(ask.zone, ask.id).user_data.get(key)
         if content is None:
             raise errors.not_found("instance_user_data", key)
-        return Response(content, media_type="text/plain")
+        return Reply(content)
 
-    def set_user_data(self, ask: Ask) -> Response:
+    def set_user_data(self, ask: Ask) -> Reply:
         self.model.server(ask.zone, ask.id).user_data[ask.params["key"]] = ask.body
-        return Response(status_code=204)
+        return DONE
 
-    def delete_user_data(self, ask: Ask) -> Response:
+    def delete_user_data(self, ask: Ask) -> Reply:
         self.model.server(ask.zone, ask.id).user_data.pop(ask.params["key"], None)
-        return Response(status_code=204)
+        return DONE
 
-    def list_types(self, ask: Ask) -> Response:
+    def list_types(self, ask: Ask) -> Reply:
         part, headers = _instance_page(ask, self.model.catalog.in_zone(ask.zone))
-        return JSONResponse(
-            {"servers": {kind.name: type_json(kind) for kind in part}}, headers=headers
-        )
+        return Reply({"servers": {kind.name: type_json(kind) for kind in part}}, headers=headers)
 
-    def list_availability(self, ask: Ask) -> Response:
+    def list_availability(self, ask: Ask) -> Reply:
         part, headers = _instance_page(ask, list(self.model.availability(ask.zone).items()))
         levels = {name: {"availability": level} for name, level in part}
-        return JSONResponse({"servers": levels}, headers=headers)
+        return Reply({"servers": levels}, headers=headers)
 
-    def get_local_volume(self, ask: Ask) -> Response:
+    def get_local_volume(self, ask: Ask) -> Reply:
         for server in self.model.all_servers():
             for volume in server.volumes.values():
                 if volume.id == ask.id and isinstance(volume, ScratchVolume):
-                    return JSONResponse({"volume": scratch_json(server, volume)})
+                    return Reply({"volume": scratch_json(server, volume)})
         raise errors.not_found("instance_volume", ask.id)
 
-    def list_security_groups(self, ask: Ask) -> Response:
+    def list_security_groups(self, ask: Ask) -> Reply:
         groups = self.model.security_groups(ask.zone, ask.query.get("project") or "")
         part, headers = _instance_page(ask, groups)
         shown = [security_group_json(group) for group in part]
-        return JSONResponse({"security_groups": shown}, headers=headers)
+        return Reply({"security_groups": shown}, headers=headers)
 
-    def list_ips(self, ask: Ask) -> Response:
+    def list_ips(self, ask: Ask) -> Reply:
         """Reserved addresses alone; dynamic ones show on their server only."""
         _, headers = _instance_page(ask, [])
-        return JSONResponse({"ips": []}, headers=headers)
+        return Reply({"ips": []}, headers=headers)
 
     # --- block v1
 
-    def list_volumes(self, ask: Ask) -> Response:
+    def list_volumes(self, ask: Ask) -> Reply:
         query = ask.query
         volumes = self.model.block.find(
             ask.zone,
@@ -180,12 +227,12 @@ class ScalewayApi:
         )
         part = _part(volumes, *ask.page("page_size"))
         shown = [volume_json(volume) for volume in part]
-        return JSONResponse({"volumes": shown, "total_count": len(volumes)})
+        return Reply({"volumes": shown, "total_count": len(volumes)})
 
-    def get_volume(self, ask: Ask) -> Response:
-        return JSONResponse(volume_json(self.model.block.get(ask.zone, ask.id)))
+    def get_volume(self, ask: Ask) -> Reply:
+        return Reply(volume_json(self.model.block.get(ask.zone, ask.id)))
 
-    def update_volume(self, ask: Ask) -> Response:
+    def update_volume(self, ask: Ask) -> Reply:
         body = ask.json()
         volume = self.model.block.update(
             ask.zone,
@@ -194,15 +241,15 @@ class ScalewayApi:
             tags=parse_tags(body.get("tags")),
             iops=body.get("perf_iops"),
         )
-        return JSONResponse(volume_json(volume))
+        return Reply(volume_json(volume))
 
-    def delete_volume(self, ask: Ask) -> Response:
+    def delete_volume(self, ask: Ask) -> Reply:
         self.model.block.delete(ask.zone, ask.id)
-        return Response(status_code=204)
+        return DONE
 
     # --- marketplace v2
 
-    def list_images(self, ask: Ask) -> Response:
+    def list_images(self, ask: Ask) -> Reply:
         query = ask.query
         wanted = {
             "label": query.get("image_label"),
@@ -217,7 +264,7 @@ class ScalewayApi:
         ]
         part = _part(images, *ask.page("page_size"))
         shown = [image_json(image) for image in part]
-        return JSONResponse({"local_images": shown, "total_count": len(images)})
+        return Reply({"local_images": shown, "total_count": len(images)})
 
 
 def _part(items: Sequence[Item], page: int, size: int) -> Sequence[Item]:

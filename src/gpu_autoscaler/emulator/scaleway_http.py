@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from gpu_autoscaler.emulator import scaleway_errors as errors
 from gpu_autoscaler.emulator.faults import Calls, FaultMiddleware, Faults, control_routes
-from gpu_autoscaler.emulator.scaleway_api import Ask, ScalewayApi
+from gpu_autoscaler.emulator.scaleway_api import Ask, Handler, Reply, ScalewayApi
 from gpu_autoscaler.emulator.scaleway_control import scaleway_control_routes
 from gpu_autoscaler.emulator.scaleway_errors import ScalewayError
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
@@ -28,7 +28,6 @@ Keys = MutableMapping[str, frozenset[str]]
 """Permissions by secret key; may change while the app runs."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Handler = Callable[[Ask], Response]
 
 
 def scaleway_app(model: ScalewayModel, faults: Faults, calls: Calls, keys: Keys) -> ASGIApp:
@@ -44,37 +43,9 @@ def scaleway_app(model: ScalewayModel, faults: Faults, calls: Calls, keys: Keys)
 
 
 def _api_routes(api: ScalewayApi, keys: Keys) -> list[Route]:
-    zone = "/instance/v1/zones/{zone}"
-    server = f"{zone}/servers/{{id}}"
-    table: list[tuple[str, str, Handler]] = [
-        ("GET", f"{zone}/servers", api.list_servers),
-        ("POST", f"{zone}/servers", api.create_server),
-        ("GET", server, api.get_server),
-        ("PATCH", server, api.update_server),
-        ("DELETE", server, api.delete_server),
-        ("POST", f"{server}/action", api.act),
-        ("GET", f"{server}/user_data", api.list_user_data),
-        ("GET", f"{server}/user_data/{{key}}", api.get_user_data),
-        ("PATCH", f"{server}/user_data/{{key}}", api.set_user_data),
-        ("DELETE", f"{server}/user_data/{{key}}", api.delete_user_data),
-        ("GET", f"{zone}/products/servers", api.list_types),
-        ("GET", f"{zone}/products/servers/availability", api.list_availability),
-        ("GET", f"{zone}/volumes/{{id}}", api.get_local_volume),
-        ("GET", f"{zone}/security_groups", api.list_security_groups),
-        ("GET", f"{zone}/ips", api.list_ips),
-        ("GET", "/marketplace/v2/local-images", api.list_images),
-    ]
-    for version in ("v1", "v1alpha1"):
-        volumes = f"/block/{version}/zones/{{zone}}/volumes"
-        table += [
-            ("GET", volumes, api.list_volumes),
-            ("GET", f"{volumes}/{{id}}", api.get_volume),
-            ("PATCH", f"{volumes}/{{id}}", api.update_volume),
-            ("DELETE", f"{volumes}/{{id}}", api.delete_volume),
-        ]
     return [
         Route(path, _endpoint(handler, path.split("/")[1], keys), methods=[method])
-        for method, path, handler in table
+        for method, path, handler in api.endpoints()
     ]
 
 
@@ -83,9 +54,18 @@ def _endpoint(handler: Handler, product: str, keys: Keys) -> Endpoint:
         if product in RESOURCES:
             _authorize(request, product, keys)
         body = await request.body()
-        return handler(Ask(request.url.path, request.path_params, request.query_params, body))
+        ask = Ask(request.url.path, request.path_params, request.query_params, body)
+        return _written(handler(ask))
 
     return endpoint
+
+
+def _written(reply: Reply) -> Response:
+    if reply.content is None:
+        return Response(status_code=reply.status)
+    if isinstance(reply.content, bytes):
+        return Response(reply.content, reply.status, media_type="text/plain")
+    return JSONResponse(reply.content, reply.status, reply.headers)
 
 
 def _authorize(request: Request, product: str, keys: Keys) -> None:

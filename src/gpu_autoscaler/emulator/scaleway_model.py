@@ -112,6 +112,7 @@ class ScalewayModel:
     ) -> list[Server]:
         """Newest first. A server must have *all* of `tags`, unlike volumes."""
         self.timeline.advance()
+        wanted = set(tags)
         found = [
             server
             for server in self._servers.listed(self.timeline.now())
@@ -119,7 +120,7 @@ class ScalewayModel:
             and (not project or server.project == project)
             and name in server.name
             and (not state or server.state == state)
-            and (not tags or set(tags).issubset(server.tags))
+            and wanted.issubset(server.tags)
         ]
         return found if oldest_first else found[::-1]
 
@@ -164,8 +165,7 @@ class ScalewayModel:
     def availability(self, zone: str) -> dict[str, Availability]:
         """What the zone says of its stock; it may be wrong (`set_stock(told=…)`)."""
         self.timeline.advance()
-        names = (kind.name for kind in self.catalog.in_zone(zone))
-        return {name: self.stock.told(Placement(name, zone)) for name in names}
+        return self.stock.told(zone, (kind.name for kind in self.catalog.in_zone(zone)))
 
     def security_groups(self, zone: str, project: str = "") -> list[SecurityGroup]:
         """A project's default one appears with its first server."""

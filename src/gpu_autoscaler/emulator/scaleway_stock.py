@@ -1,5 +1,6 @@
 """How many machines of each type are free in each zone, and how many an organization may have."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +41,9 @@ class _Shelf:
         return Availability.SCARCE if self.stock <= SCARCE_UP_TO else Availability.AVAILABLE
 
 
+_ENDLESS = _Shelf()
+
+
 @dataclass(frozen=True, slots=True)
 class _Quota:
     limit: int
@@ -74,10 +78,13 @@ class Stock:
         if limit is not None:
             self._quotas[commercial_type] = _Quota(limit, figures)
 
-    def told(self, placement: Placement) -> Availability:
-        """What the availability listing says."""
-        shelf = self._shelf(placement)
-        return shelf.told or shelf.level
+    def told(self, zone: str, commercial_types: Iterable[str]) -> dict[str, Availability]:
+        """What the availability listing says of these types."""
+        levels = dict.fromkeys(commercial_types, _ENDLESS.level)
+        for placement, shelf in self._shelves.items():
+            if placement.zone == zone and placement.commercial_type in levels:
+                levels[placement.commercial_type] = shelf.told or shelf.level
+        return levels
 
     def allow_creation(self, placement: Placement, existing: int) -> None:
         """Raise `quotas_exceeded` or `out_of_stock` if one more server may not be made."""
@@ -110,4 +117,4 @@ class Stock:
             shelf.stock += 1
 
     def _shelf(self, placement: Placement) -> _Shelf:
-        return self._shelves.get(placement) or _Shelf()
+        return self._shelves.get(placement, _ENDLESS)

@@ -34,8 +34,9 @@ class Timeline:
         """Run everything that is due, each at its own time."""
         if self._present is not None:  # an event asked a model: it is being advanced already
             return
+        now = self.clock.now()
         try:
-            while self._heap and self._heap[0][0] <= self.clock.now():
+            while self._heap and self._heap[0][0] <= now:
                 self._present, _, event = heapq.heappop(self._heap)
                 event()
         finally:

@@ -1,7 +1,7 @@
 """What is stopped, half-made, orphaned or wrongly tagged: removed or mended, with its volumes."""
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.effects import (
@@ -12,7 +12,13 @@ from gpu_autoscaler.domain.effects import (
     SetTags,
 )
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.model import KEEP_TAG, PROVISIONING_TAG, REGISTERED_TAG, ServerState
+from gpu_autoscaler.domain.model import (
+    KEEP_TAG,
+    PROVISIONING_TAG,
+    QUARANTINED_TAG,
+    REGISTERED_TAG,
+    ServerState,
+)
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import FREE_VOLUME_SHARE
 from gpu_autoscaler.policy.state import Fact, kept_until
@@ -61,10 +67,6 @@ def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
 
 
 def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
-    queue = fleet.queue(fact.instance.queue)
-    stopped_for = fleet.now - fact.memory.state_since
-    retention = queue.stopped_retention if queue else timedelta(0)
-    spec = fleet.spec(fact.instance.queue)
     if fact.claims:
         # whoever stopped it, the run's files are on its disk until ClearML has ended the task
         text = f"stopped; kept while ClearML places task {fact.claims[0]} on it"
@@ -74,29 +76,39 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
         text = "stopped; first its tasks are looked at once more"
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
         return
-    if fact.fell_back and not fact.registered:
-        reason, why = Reason.START_FELL_BACK, "no stock: its power-on ended in stopped"
-    elif fact.memory.delete_when_stopped:
-        reason, why = Reason.IDLE_ACTION_DELETE, "stopped in order to be removed"
-    elif queue is None:
-        reason, why = Reason.STOPPED_RETENTION, "its queue is no longer in the configuration"
-    elif fact.instance.spec != spec and spec:
-        reason, why = Reason.SPEC_CHANGED, "its bootstrap is out of date"
-    elif stopped_for >= retention:
-        reason = Reason.STOPPED_RETENTION
-        why = f"stopped for {format_duration(stopped_for)}"
-    else:
-        left = format_duration(retention - stopped_for)
-        text = f"stopped; removed in {left} unless a task waits before"
-        fleet.verdicts.setdefault(fact.instance.id, (Reason.WAITING, text))
-        return
-    if fleet.touchable(fact, "delete"):
-        because = f"removing {fact.name} with its volumes: {why}"
+    reason, text = _fate(fleet, fact)
+    if reason is Reason.WAITING:
+        fleet.verdicts.setdefault(fact.instance.id, (reason, text))
+    elif fleet.touchable(fact, "delete"):
+        because = f"removing {fact.name} with its volumes: {text}"
         fleet.add(DeleteInstance(instance=fact.instance, reason=reason, because=because))
 
 
+def _fate(fleet: Fleet, fact: Fact) -> tuple[Reason, str]:
+    """Why a stopped instance is removed now; WAITING with what it waits for when it is not."""
+    queue, spec = fleet.queue(fact.instance.queue), fleet.spec(fact.instance.queue)
+    stopped_for = fleet.now - fact.memory.state_since
+    if fact.quarantined and queue is not None:
+        if stopped_for >= queue.quarantine_retention:
+            return Reason.QUARANTINED, f"quarantined, and off for {format_duration(stopped_for)}"
+        left = format_duration(queue.quarantine_retention - stopped_for)
+        return Reason.WAITING, f"removed in {left} unless its tag `{QUARANTINED_TAG}` is taken off"
+    if fact.fell_back and not fact.registered:
+        return Reason.START_FELL_BACK, "no stock: its power-on ended in stopped"
+    if fact.memory.delete_when_stopped:
+        return Reason.IDLE_ACTION_DELETE, "stopped in order to be removed"
+    if queue is None:
+        return Reason.STOPPED_RETENTION, "its queue is no longer in the configuration"
+    if fact.instance.spec != spec and spec:
+        return Reason.SPEC_CHANGED, "its bootstrap is out of date"
+    if stopped_for >= queue.stopped_retention:
+        return Reason.STOPPED_RETENTION, f"stopped for {format_duration(stopped_for)}"
+    left = format_duration(queue.stopped_retention - stopped_for)
+    return Reason.WAITING, f"stopped; removed in {left} unless a task waits before"
+
+
 def mend_tags(fleet: Fleet) -> None:
-    """Plan tag changes: `registered` on, a finished `phase` off, an ended `keep` off."""
+    """Plan tag changes: `registered`, `quarantined` on, a finished `phase`, an ended `keep` off."""
     for fact in fleet.facts.values():
         tags = fact.instance.tags
         add: set[str] = set()
@@ -110,6 +122,10 @@ def mend_tags(fleet: Fleet) -> None:
         if PROVISIONING_TAG in tags and powered:
             remove.add(PROVISIONING_TAG)
             reason, because = Reason.ADOPTED, f"{fact.name} is complete: its power-on was accepted"
+        if fact.quarantined and not fact.memory.quarantine_tagged:
+            add.add(QUARANTINED_TAG)
+            reason = Reason.QUARANTINED
+            because = f"{fact.name} is quarantined, until somebody takes off this tag"
         until = kept_until(fact.memory, fleet.config)
         if until is not None and fleet.now >= until:
             remove |= {t for t in tags if t == KEEP_TAG or t.startswith(f"{KEEP_TAG}=")}

@@ -13,10 +13,12 @@ from gpu_autoscaler.domain.effects import (
     OnInstance,
     Reason,
     RescueTask,
+    StartInstance,
 )
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
-from gpu_autoscaler.domain.model import Placement, TaskStatus
+from gpu_autoscaler.domain.model import Placement, Task, TaskStatus
+from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stock import Backoffs
@@ -33,13 +35,15 @@ class Fleet:
     facts: dict[str, Fact]
     """By server id."""
     backoffs: Backoffs
+    breakers: Breakers
     pending: dict[str, Pending]
     """Under way, including what this plan adds; by effect key."""
     effects: list[Effect] = field(default_factory=list)
     verdicts: dict[str, tuple[Reason, str]] = field(default_factory=dict)
     """Why nothing is done with an instance, by server id."""
     _by_queue: dict[str, list[str]] = field(default_factory=dict)
-    _names: frozenset[str] = frozenset()
+    by_name: dict[str, str] = field(default_factory=dict)
+    """Server ids."""
     _queued: frozenset[str] = frozenset()
     _unlisted: dict[str, list[Pending]] = field(default_factory=dict)
     """Creations under way that no listing shows yet, by queue."""
@@ -52,18 +56,18 @@ class Fleet:
         """Index what every rule asks for; the set of instances is the same all through a plan."""
         for server_id, fact in sorted(self.facts.items(), key=lambda item: item[1].name):
             self._by_queue.setdefault(fact.instance.queue, []).append(server_id)
-        self._names = frozenset(fact.name for fact in self.facts.values())
+        self.by_name = {fact.name: server_id for server_id, fact in self.facts.items()}
         self._queued = frozenset(
             t.id for t in self.world.clearml.open_tasks if t.status is TaskStatus.QUEUED
         )
-        self.names_taken |= self._names.union(self.memory.retired)
+        self.names_taken |= self.by_name.keys() | self.memory.retired.keys()
         for pending in self.pending.values():
             self._note(pending)
         self.idle_others = self._idle_workers_of_others()
 
     def _idle_workers_of_others(self) -> Counter[str]:
         """Only fresh ones: an entry outlives its machine by ten minutes and still looks idle."""
-        ours = self._names.union(self.memory.retired)
+        ours = self.by_name.keys() | self.memory.retired.keys()
         ours |= {known.last_seen.name for known in self.memory.instances.values()}
         workers = self.world.clearml.workers
         busy = {w.id for w in workers if w.task_id}
@@ -102,8 +106,10 @@ class Fleet:
 
     def _note(self, pending: Pending) -> None:
         self.names_taken.add(pending.name)
-        if pending.key.startswith("create:") and pending.name not in self._names:
+        if pending.key.startswith("create:") and pending.name not in self.by_name:
             self._unlisted.setdefault(pending.queue, []).append(pending)
+            if pending.placement is not None:
+                self.breakers.launched(pending.placement, self.spec(pending.queue))
 
     def billed(self, queue: str | None = None) -> int:
         """How many instances are paid for, of one queue or of all."""
@@ -114,7 +120,8 @@ class Fleet:
     def staying(self, queue: str | None = None) -> int:
         """How many of these are not on their way out."""
         facts = self.facts.values() if queue is None else self.of_queue(queue)
-        going = (f for f in facts if f.state is S.STOPPING or self.under_way("stop", f))
+        leaving = (S.STOPPING, S.QUARANTINED)
+        going = (f for f in facts if f.state in leaving or self.under_way("stop", f))
         return self.billed(queue) - sum(fact.billed for fact in going)
 
     def eur_per_hour(self) -> float:
@@ -175,17 +182,20 @@ class Fleet:
         elif tried is not None and tried.failed:
             again = f"tried again at {tried.expires_at:%H:%M:%S}"
             verdict = Reason.IN_FLIGHT, f"{verb} failed, {again}"
-        elif doing := self._doing(fact):
+        elif doing := self._doing(fact, verb):
             verdict = Reason.IN_FLIGHT, f"{doing} is under way"
         else:
             return True
         self.verdicts[fact.instance.id] = verdict
         return False
 
-    def _doing(self, fact: Fact) -> str:
+    def _doing(self, fact: Fact, verb: str) -> str:
         if f"create:{fact.name}" in self.pending:
             return "create"
-        verbs = ["start", "delete", "tag"]
+        verbs = ["start", "delete"]
+        tagging = self.pending.get(f"tag:{fact.instance.id}")
+        if tagging is not None and (verb == "tag" or not tagging.done):
+            verbs.append("tag")  # once accepted, it is in nobody's way but its own
         if fact.state is not S.STOPPED:  # a stop that is seen to be done needs no news of its end
             verbs.append("stop")
         return next((verb for verb in verbs if self.under_way(verb, fact)), "")
@@ -200,6 +210,8 @@ class Fleet:
                 queue, placement = instance.queue, instance.placement
             case _:
                 pass
+        if isinstance(effect, StartInstance):
+            self.breakers.launched(effect.instance.placement, effect.instance.spec)
         self.effects.append(effect)
         pending = self.pending[effect.key] = Pending(
             key=effect.key,
@@ -211,6 +223,11 @@ class Fleet:
         )
         self._note(pending)
 
+    def put_back(self, task: Task, reason: Reason, because: str) -> None:
+        """Plan a task's return to the head of its queue, unless that is under way."""
+        if f"rescue:{task.id}" not in self.pending:
+            self.add(RescueTask(task=task, reason=reason, because=because))
+
     def zone_answers(self, zone: str) -> bool:
         """Whether the zone was listed completely in this cycle."""
         view = self.world.zones.get(zone)
@@ -218,5 +235,7 @@ class Fleet:
 
     def usable(self, placement: Placement, queue: str) -> bool:
         """Whether a launch for the queue may be tried there now."""
-        backoff = self.backoffs.of(placement, self.spec(queue))
-        return self.zone_answers(placement.zone) and backoff is None
+        spec = self.spec(queue)
+        if not self.zone_answers(placement.zone) or self.backoffs.of(placement, spec):
+            return False
+        return self.breakers.refusal(placement, spec) is None

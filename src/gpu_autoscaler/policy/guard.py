@@ -8,7 +8,7 @@ from datetime import datetime
 
 from gpu_autoscaler.domain.effects import Guard
 from gpu_autoscaler.domain.model import ClearmlView, Instance, Queue, Task, TaskStatus, Worker
-from gpu_autoscaler.policy.settings import WORKER_FRESH
+from gpu_autoscaler.policy.settings import FAST_FAILURE, WORKER_FRESH
 
 
 def popped_tasks(queues: Mapping[str, Queue], tasks: Sequence[Task]) -> tuple[Task, ...]:
@@ -59,13 +59,28 @@ def refusal(
     if not view.complete:
         return f"ClearML gave no full answer: {view.error}"
     machine = instance.name
-    if claimed := claims_on(machine, view.workers, view.open_tasks):
+    claimed = claims_on(machine, view.workers, view.open_tasks)
+    if guard is Guard.QUARANTINE:
+        return _at_work(claimed, view.open_tasks, now)
+    if claimed:
         return f"task {claimed[0]} is on it"
+    return _perhaps_at_work(instance, view, stuck) or _agent_says(
+        guard, machine, booted_at, view.workers, now
+    )
+
+
+def _perhaps_at_work(instance: Instance, view: ClearmlView, stuck: Collection[str]) -> str | None:
     queue = view.queues.get(instance.queue)
     for task in popped_tasks(view.queues, view.open_tasks):
         if queue is not None and task.queue_id == queue.id and task.id not in stuck:
             return f"task {task.id} was just pulled from {queue.name}, perhaps by it"
-    mine = [w for w in view.workers if w.machine == machine]
+    return None
+
+
+def _agent_says(
+    guard: Guard, machine: str, booted_at: datetime, workers: Sequence[Worker], now: datetime
+) -> str | None:
+    mine = [w for w in workers if w.machine == machine]
     reports = [w.last_report_at for w in mine if w.last_report_at > booted_at]
     if guard is Guard.NEVER_REGISTERED:
         return "its agent has registered after all" if reports else None
@@ -76,4 +91,18 @@ def refusal(
         return "its agent has not reported for 90 s, so it cannot be known to be idle"
     if max(reports) > now + WORKER_FRESH:
         return "its agent's last report lies in the future: one of the clocks is wrong"
+    return None
+
+
+def _at_work(claimed: Collection[str], tasks: Sequence[Task], now: datetime) -> str | None:
+    """Why a black hole is left on all the same: something has held out on it, or may have."""
+    open_tasks = {task.id: task for task in tasks} if claimed else {}
+    for task_id in claimed:
+        task = open_tasks.get(task_id)
+        if task is not None and task.status is not TaskStatus.IN_PROGRESS:
+            continue  # just pulled
+        if task is None or task.started_at is None:
+            return f"task {task_id} is on it, and since when is not known"
+        if now - task.started_at > FAST_FAILURE:
+            return f"task {task_id} has run on it for more than a minute"
     return None

@@ -32,6 +32,8 @@ class Need:
     capacity: int
     others_idle: int
     billed: int
+    quarantined: int
+    """Of the billed ones: on their way out, and good for nothing."""
     busy: int
     exists: bool
 
@@ -43,7 +45,8 @@ class Need:
     @property
     def wanted(self) -> int:
         """Instances to launch, before any limit."""
-        minimum = self.queue.min_instances - self.billed if self.exists else 0
+        missing = self.queue.min_instances - (self.billed - self.quarantined)
+        minimum = missing if self.exists else 0
         return max(self.demand - self.capacity - self.others_idle, minimum, 0)
 
 
@@ -59,6 +62,7 @@ def need(fleet: Fleet, queue: QueueConfig) -> Need:
         capacity=ready + starting + len(fleet.unlisted_creates(queue.name)),
         others_idle=fleet.idle_others[known.id] if known else 0,
         billed=fleet.billed(queue.name),
+        quarantined=sum(f.state is S.QUARANTINED for f in facts),
         busy=sum(f.state is S.RUNNING_TASK for f in facts),
         exists=known is not None,
     )
@@ -184,8 +188,9 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
     waiting = (
         f"{need_.demand} waiting" if need_.demand else f"min_instances = {queue.min_instances}"
     )
+    spec = fleet.spec(queue.name)
     refused: list[str] = []
-    over_price = False
+    over_price = broken = False
     for fact in _spares(fleet, queue):
         if not fleet.tasks_looked_at(fact):
             continue
@@ -197,11 +202,14 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
             fleet.add(StartInstance(instance=fact.instance, reason=why, because=because))
             return None
     for placement in queue.placements:
-        if backoff := fleet.backoffs.of(placement, fleet.spec(queue.name)):
+        if backoff := fleet.backoffs.of(placement, spec):
             refused.append(
                 f"{placement}: {backoff.failure.replace('_', ' ')}, "
                 f"next try at {backoff.until:%H:%M:%S}"
             )
+        elif in_vain := fleet.breakers.refusal(placement, spec):
+            refused.append(in_vain)
+            broken = True
         elif not fleet.zone_answers(placement.zone):
             refused.append(f"{placement}: the zone does not answer")
         elif too_dear := _over_price(fleet, placement):
@@ -213,7 +221,8 @@ def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | 
                 CreateInstance(order=_order(fleet, queue, placement), reason=why, because=because)
             )
             return None
-    reason = Reason.FLEET_MAX_EUR if over_price else Reason.NO_PLACEMENT
+    reason = Reason.BREAKER_OPEN if broken else Reason.NO_PLACEMENT
+    reason = Reason.FLEET_MAX_EUR if over_price else reason
     return reason, f"{waiting}, but " + "; ".join(dict.fromkeys(refused))
 
 
@@ -225,6 +234,7 @@ def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
         if fact.state is S.STOPPED
         and fact.instance.spec == fleet.spec(queue.name)
         and not fact.memory.delete_when_stopped
+        and not fact.quarantined
         and not fact.fell_back
         and fact.instance.placement in queue.placements
         and fleet.usable(fact.instance.placement, queue.name)

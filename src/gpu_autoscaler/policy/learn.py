@@ -15,7 +15,7 @@ from gpu_autoscaler.domain.effects import (
     StartInstance,
     StopInstance,
 )
-from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending, Requeue
 from gpu_autoscaler.policy.settings import FAILED_EFFECT_PAUSE, START_SETTLE
 from gpu_autoscaler.policy.stock import Backoffs
 
@@ -35,7 +35,7 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     pending = dict(memory.pending)
     instances = dict(memory.instances)
     power_offs = dict(memory.power_offs)
-    rescued = dict(memory.rescued)
+    rescued, requeued = dict(memory.rescued), dict(memory.requeued)
     for outcome in world.outcomes:
         effect = outcome.effect
         started = pending.get(effect.key)
@@ -56,6 +56,10 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
                 _stop_refused(instances, effect.instance.id)
             case RescueTask(reason=Reason.CAUGHT_TASK) if outcome.failure is None:
                 rescued[effect.task.id] = outcome.at
+            case RescueTask(reason=Reason.LOST_TASK) if outcome.failure is None:
+                before = requeued.get(effect.task.id)
+                count = before.count if before else 0
+                requeued[effect.task.id] = Requeue(count + 1, outcome.at)
             case _:
                 pass
     return Learned(
@@ -69,6 +73,7 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
             instances=instances,
             power_offs=power_offs,
             rescued=rescued,
+            requeued=requeued,
             unauthorized_since=unauthorized_since,
         ),
         backoffs,

@@ -10,19 +10,20 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
-from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, SetTags, StopInstance
+from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, SetTags
 from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
+from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
-from gpu_autoscaler.policy import cleanup, launch, rescue, stop
+from gpu_autoscaler.policy import cleanup, launch, lost, quarantine, rescue, stop
+from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
-from gpu_autoscaler.policy.settings import RESCUE_WATCH, RETIRED_FOR
-from gpu_autoscaler.policy.state import Fact, Join
+from gpu_autoscaler.policy.settings import RETIRED_FOR
+from gpu_autoscaler.policy.state import ON, Fact, Join
 
 _RESCUED_FOR = timedelta(days=30)
-"""How long a rescued task is remembered, so that it is rescued once."""
+"""How long a task that was put back is remembered, so that it is not put back for ever."""
 
 
 def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
@@ -32,14 +33,17 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     learned = learn(world, memory, now)
     memory = learned.memory
     facts = Join(world, memory, config, now).facts()
-    fleet = Fleet(config, world, memory, now, facts, learned.backoffs, dict(memory.pending))
+    pending, breakers = dict(memory.pending), Breakers(memory.breakers, now)
+    fleet = Fleet(config, world, memory, now, facts, learned.backoffs, breakers, pending)
+    quarantine.judge(fleet)
+    breakers.watch(fleet.facts.values(), memory)
     for fact in facts.values():
         if fact.state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK) and fact.seen:
             instance = fact.instance
             fleet.backoffs.booted(instance.placement, instance.spec, fact.memory.booted_at)
     cleanup.note_fall_backs(fleet)
     fleet.backoffs.end_early(world)
-    fleet.memory = replace(memory, power_offs=rescue.forget_undone(fleet))
+    fleet.memory = replace(memory, power_offs=lost.watched(fleet, rescue.forget_undone(fleet)))
     popped = rescue.watch_popped(fleet)
     rescue.rescue_all(fleet, popped)
     queues = launch.launch_all(fleet)
@@ -51,11 +55,15 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
         effects=tuple(fleet.effects),
         memory=replace(
             memory,
+            version=SCHEMA_VERSION,
             instances={server_id: fact.memory for server_id, fact in fleet.facts.items()},
             pending=_pending(fleet),
             backoffs=fleet.backoffs.kept(),
-            power_offs=_power_offs(fleet),
+            breakers=breakers.kept(),
+            power_offs=rescue.kept_power_offs(fleet),
             rescued=_recent(memory.rescued, now - _RESCUED_FOR),
+            requeued={i: r for i, r in memory.requeued.items() if r.at > now - _RESCUED_FOR},
+            waited=_waited(fleet),
             popped=popped.first_seen,
             free_volumes=free_volumes,
             retired=_retired(fleet),
@@ -102,21 +110,10 @@ def _pending(fleet: Fleet) -> dict[str, Pending]:
     return {k: p for k, p in fleet.pending.items() if not (p.done and k in visible)}
 
 
-def _power_offs(fleet: Fleet) -> dict[str, PowerOff]:
-    asked = fleet.world.clearml.complete and fleet.world.clearml.ended_tasks is not None
-    stopping = {fact.name for fact in fleet.facts.values() if fact.state is S.STOPPING}
-    reopened = {task.id for task in fleet.world.clearml.open_tasks}
-    kept = {
-        name: replace(off, known_ended=tuple(i for i in off.known_ended if i not in reopened))
-        for name, off in fleet.memory.power_offs.items()
-        if not asked or name in stopping or fleet.now - off.decided_at < RESCUE_WATCH
-    }
-    for effect in fleet.effects:
-        if isinstance(effect, StopInstance):
-            name = effect.instance.name
-            ended = [t.id for t in fleet.world.clearml.ended_tasks or () if t.machine == name]
-            kept[name] = PowerOff(effect.instance.queue, fleet.now, tuple(ended))
-    return kept
+def _waited(fleet: Fleet) -> tuple[str, ...]:
+    if not fleet.world.clearml.complete:
+        return fleet.memory.waited
+    return tuple(sorted(name for name in fleet.world.clearml.queues if fleet.waiting(name)))
 
 
 def _retired(fleet: Fleet) -> dict[str, datetime]:
@@ -170,6 +167,8 @@ def _decision(
         reason, because = fleet.verdicts[fact.instance.id]
     else:
         reason, because = _plain_verdict(fact, tasks)
+    if effect is None and fact.quarantined and not fact.hands_off:
+        reason, because = Reason.QUARANTINED, f"quarantined: {because}"
     return InstanceDecision(
         name=fact.name,
         queue=fact.instance.queue,
@@ -184,7 +183,7 @@ def _decision(
     )
 
 
-_UP = frozenset({S.STARTING, S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST})
+_UP = ON | {S.STARTING}
 
 
 def _from_outside(fleet: Fleet, fact: Fact) -> bool:

@@ -13,6 +13,8 @@ from gpu_autoscaler.policy.settings import CLOCK_MARGIN, VOLUME_LISTING_SHARE
 
 _MEMORYLESS_LOOK_BACK = timedelta(hours=2)
 """At least so far back the last task of each worker is looked for when memory was lost."""
+_ROW_LOOK_BACK = timedelta(hours=2)
+"""So far back tasks are looked for that nobody saw end, and that broke a row of failures."""
 
 
 def ended_tasks_since(
@@ -27,15 +29,19 @@ def ended_tasks_since(
     """From when on ended tasks are wanted; None when none matter in this cycle.
 
     They matter when memory was lost (idle clocks), when a task just ended (how it ended), when an
-    idle instance is about to be stopped (a task too short to be seen), and after a power-off
-    (a task that it caught).
+    idle instance is about to be stopped (a task too short to be seen), after a power-off (a task
+    that it caught), and while tasks wait for an instance (one that fails all of them at once looks
+    idle, or at work, in every cycle).
     """
-    moments = [off.decided_at for off in memory.power_offs.values()]
+    claimed = claimed_machines(workers, open_tasks)
+    silent = {m.last_seen.name for m in memory.instances.values() if m.state is S.LOST}
+    at_work = silent & claimed  # a task of a silent instance is awaited until ClearML ends it
+    moments = [off.since for name, off in memory.power_offs.items() if name not in at_work]
+    rows: list[datetime] = []
     timeouts = [queue.idle_timeout for queue in config.queues.values()]
     if lost_memory or memory.unconfirmed_need is not None:
         moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
     soonest = min(timeouts, default=timedelta(0))
-    claimed = claimed_machines(workers, open_tasks)
     for known in memory.instances.values():
         if known.state is S.RUNNING_TASK:
             if known.last_seen.name not in claimed:
@@ -45,6 +51,12 @@ def ended_tasks_since(
             early = (queue.idle_timeout_after_success if queue else None) or soonest
             if now - known.idle_since >= early:
                 moments.append(known.idle_since)
+        if known.state in (S.IDLE, S.RUNNING_TASK):
+            rows += known.fast_failures[:1]
+            if known.last_seen.queue in memory.waited:
+                moments.append(memory.planned_at or now)
+    if moments and rows:
+        moments.append(max(min(rows), now - _ROW_LOOK_BACK))
     return min(moments) - CLOCK_MARGIN if moments else None
 
 

@@ -27,6 +27,15 @@ counts whole seconds. Safe: what we stop had no task for far longer."""
 HANGING_AFTER = timedelta(seconds=90)
 """A task still in progress so long after its machine was powered off runs nowhere."""
 
+FAST_FAILURE = timedelta(minutes=1)
+"""A task that failed so soon after its start has met a broken machine, or was broken itself."""
+
+FAST_FAILURES = 3
+"""In a row on one instance: a machine without a working docker ended so many in 16 s."""
+
+COMMON_CAUSE = timedelta(minutes=30)
+"""Fast failures of two instances so close to each other are the tasks' fault."""
+
 RETIRED_FOR = timedelta(minutes=11)
 """A worker entry outlives its machine by 600 s."""
 
@@ -63,6 +72,12 @@ REJECTED_PAUSE = timedelta(minutes=60)
 UNAUTHORIZED_PATIENCE = timedelta(minutes=2)
 """Scaleway's IAM is eventually consistent: a granted permission can be refused for a while."""
 UNAUTHORIZED_PAUSE = timedelta(minutes=5)
+BREAKER_FAILURES = 3
+"""Boots in a row whose agent never came: by then it is no accident any more."""
+BREAKER_FIRST = timedelta(minutes=30)
+BREAKER_MOST = timedelta(hours=4)
+BREAKER_FORGOTTEN = timedelta(hours=24)
+"""So long after its end, a breaker no longer counts: a day may have mended it."""
 FAILED_EFFECT_PAUSE: Mapping[Failure, timedelta] = {
     Failure.TRANSIENT: START_SETTLE,  # it may have taken effect: see first
     Failure.RATE_LIMITED: timedelta(minutes=1),

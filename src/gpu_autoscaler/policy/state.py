@@ -14,6 +14,7 @@ from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
     KEEP_TAG,
     PROVISIONING_TAG,
+    QUARANTINED_TAG,
     REGISTERED_TAG,
     Instance,
     ServerState,
@@ -22,6 +23,9 @@ from gpu_autoscaler.domain.model import (
 )
 from gpu_autoscaler.policy.guard import claims_on
 from gpu_autoscaler.policy.settings import HALF_MADE_AFTER, START_SETTLE, WORKER_FRESH, WORKER_LOST
+
+ON = frozenset({S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST, S.QUARANTINED})
+"""States in which a machine runs, whatever it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class Fact:
         return REGISTERED_TAG in self.instance.tags or self.memory.last_report_at is not None
 
     @property
+    def quarantined(self) -> bool:
+        """It fails whatever it pulls, and nobody has released it."""
+        return self.memory.quarantined_at is not None
+
+    @property
     def billed(self) -> bool:
         """Paid by the minute."""
         return self.state in BILLED and not self.abandoned
@@ -66,7 +75,7 @@ class Fact:
     def capacity(self) -> bool:
         """Will take a waiting task of its queue, if nothing is done to it."""
         return (self.state is S.IDLE and self.serves) or (
-            self.state in BOOTING and not self.abandoned
+            self.state in BOOTING and not self.abandoned and not self.quarantined
         )
 
 
@@ -107,6 +116,7 @@ class Join:
         previous = known.state if known is not None else None
         was = known.last_seen.state if known is not None else None
         known = self._booted(replace(known or self._first_sight(instance), last_seen=instance), was)
+        known = self._tagged(known, instance)
         workers = self._workers.get(instance.name, [])
         tasks = self._tasks.get(instance.name, [])
         reports = [w.last_report_at for w in workers if w.last_report_at > known.booted_at]
@@ -149,6 +159,25 @@ class Join:
             state_since=min(instance.modified_at, self._now) if finished else self._now,
             booted_at=instance.created_at,
             start_accepted_at=created.decided_at if created else None,
+            failures_from=self._now,
+        )
+
+    def _tagged(self, known: InstanceMemory, instance: Instance) -> InstanceMemory:
+        """The tag is a person's word: put on, it quarantines; taken off, it releases."""
+        tagged = QUARANTINED_TAG in instance.tags
+        if tagged is known.quarantine_tagged:
+            return known
+        if tagged:
+            since = known.quarantined_at or self._now
+            return replace(known, quarantine_tagged=True, quarantined_at=since)
+        return replace(
+            known,
+            quarantine_tagged=False,
+            quarantined_at=None,
+            fast_failures=(),
+            failures_from=self._now,
+            delete_when_stopped=False,
+            state_since=self._now,  # it has its whole time again, stopped or not
         )
 
     def _booted(self, known: InstanceMemory, was: ServerState | None) -> InstanceMemory:
@@ -168,6 +197,7 @@ class Join:
             last_report_at=None,
             idle_since=None,
             first_idle_report_at=None,
+            boot_failed=False,
         )
 
     def _serves(self, instance: Instance, workers: Sequence[Worker]) -> bool:
@@ -221,6 +251,8 @@ class Join:
         stopping = self._memory.pending.get(f"stop:{instance.id}")
         if stopping is not None and stopping.done:
             return S.STOPPING
+        if known.quarantined_at is not None:
+            return S.QUARANTINED
         settled = (S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST)
         if not self._world.clearml.complete:
             return known.state if known.state in settled else S.INITIALIZING
@@ -254,8 +286,10 @@ class Join:
         elif state is S.INITIALIZING and self._memory.clearml_since is None:
             # nobody could have registered meanwhile: the stale clock starts anew
             known = replace(known, state_since=self._now)
-        if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK):
+        if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.QUARANTINED):
             known = _with(known, start_accepted_at=None)
+        if known.boot_failed and known.last_report_at is not None:  # it came after all
+            known = replace(known, boot_failed=False)
         if state is S.RUNNING_TASK:  # whatever was decided about its last idleness is void
             known = _with(known, stop_decided_at=None, delete_when_stopped=False)
         if state is S.IDLE:

@@ -15,6 +15,8 @@ from gpu_autoscaler.domain.model import TaskStatus
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
+    FAST_FAILURE,
+    FAST_FAILURES,
     GRACE_AFTER_TASK,
     OUTAGE_HOLD,
     OUTAGE_WINDOW,
@@ -36,6 +38,9 @@ def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
             case S.STOPPED_IN_PLACE:
                 because = f"{fact.name} is stopped in place, which is billed in full"
                 _stop(fleet, fact, Reason.STOPPED_IN_PLACE, because, Guard.NONE, stuck)
+            case S.QUARANTINED:
+                because = f"{_why_quarantined(fleet, fact)}: powering it off"
+                _stop(fleet, fact, Reason.QUARANTINED, because, Guard.QUARANTINE, stuck)
             case S.INITIALIZING:
                 _stop_if_stale(fleet, fact, stuck)
             case S.LOST:
@@ -144,6 +149,16 @@ def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
     _stop(fleet, fact, Reason.LOST_WORKER, because, Guard.SILENT, stuck)
 
 
+def _why_quarantined(fleet: Fleet, fact: Fact) -> str:
+    since, row = fact.memory.quarantined_at, len(fact.memory.fast_failures)
+    if since != fleet.now or row < FAST_FAILURES:
+        return f"{fact.name} is quarantined since {since:%Y-%m-%d %H:%M}"
+    return (
+        f"{row} tasks in a row failed on {fact.name} within {format_duration(FAST_FAILURE)} "
+        f"of their start, and no other instance of {fact.instance.queue} has such failures"
+    )
+
+
 def _outage(fleet: Fleet, fact: Fact) -> bool:
     """Whether others fell silent at the same time: then the cause is not the machine."""
     since = fact.memory.state_since
@@ -185,10 +200,17 @@ def _stop(
     queue = fleet.queue(fact.instance.queue)
     # whose agent did not even come back in this boot would not in the next one
     dead = reason is Reason.LOST_WORKER and memory.last_report_at is None
-    remove = dead or reason is Reason.NEVER_REGISTERED
-    remove = remove or queue is None or queue.idle_action == "delete"
+    in_vain = dead or reason is Reason.NEVER_REGISTERED
+    remove = in_vain or queue is None or queue.idle_action == "delete"
+    if in_vain and not memory.boot_failed:
+        fleet.breakers.failed(fact.instance.placement, fact.instance.spec)
     fleet.facts[fact.instance.id] = replace(
         fact,
-        memory=replace(memory, stop_decided_at=fleet.now, delete_when_stopped=remove),
+        memory=replace(
+            memory,
+            stop_decided_at=fleet.now,
+            delete_when_stopped=remove,
+            boot_failed=memory.boot_failed or in_vain,
+        ),
     )
     return True

@@ -6,6 +6,7 @@ to do, so hours pass in milliseconds and every timeout, sleep and deadline in th
 """
 
 import asyncio
+import random
 import secrets
 import selectors
 import time
@@ -14,6 +15,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+Dice = random.Random
+"""What is drawn from."""
 
 VIRTUAL_START = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)
 """A Monday morning: where virtual time begins unless told otherwise."""
@@ -72,6 +76,11 @@ class RandomIds:
 
     def hex(self, digits: int) -> str:
         return secrets.token_hex(digits)[:digits]
+
+
+def seeded(seed: int | str) -> Dice:
+    """A generator that draws the same for the same seed, on every machine."""
+    return random.Random(seed)  # noqa: S311 - makes simulated events repeatable, no secrets
 
 
 class _JumpingSelector(selectors.DefaultSelector):

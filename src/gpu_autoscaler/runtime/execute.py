@@ -5,6 +5,7 @@ cycle nor another queue. How each one ended waits here for the next plan.
 """
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ CLEAN_UP_WITHIN = timedelta(seconds=8)
 """A server that was never powered on is gone with its volume after some 6 s. Together with the
 time for calls in flight under the 30 s after which platforms kill."""
 
+NO_LEASE = "another daemon may hold the lease by now"
+
 _FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
     (OutOfStock, Failure.OUT_OF_STOCK),
     (QuotaExceeded, Failure.QUOTA),
@@ -70,6 +73,9 @@ class Orders:
     """Needed for creations alone."""
     stuck: frozenset[str] = frozenset()
     """Popped tasks known to be nobody's (see `policy.guard`)."""
+    stored: bool = True
+    """The memory of this plan is kept; without that nothing is powered off, since a task that
+    the power-off catches could be forgotten."""
 
 
 class Executor(Protocol):
@@ -84,18 +90,35 @@ class Executor(Protocol):
     def put_back(self, outcomes: Sequence[Outcome]) -> None:
         """The plan that should have learned from these was not kept."""
 
+    def in_flight(self) -> frozenset[str]:
+        """Keys of the effects that have not ended."""
+
+    def lease_changed(self) -> None:
+        """What is in flight may go on for longer, or no more."""
+
     async def finish(self, within: timedelta) -> None:
         """Let what is in flight end; after `within`, cut it off."""
 
 
 class LiveExecutor:
-    """Acts on the real (or emulated) services."""
+    """Acts on the real (or emulated) services, while the lease is held.
+
+    It is looked at before every effect, and no effect outlives it: another daemon may begin to
+    act then.
+    """
 
     def __init__(
-        self, clearml: Clearml, scaleway: Scaleway, clock: Clock, on_empty_shelf: Callable[[], None]
+        self,
+        clearml: Clearml,
+        scaleway: Scaleway,
+        clock: Clock,
+        on_empty_shelf: Callable[[], None],
+        lease_left: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
-        self._on_empty_shelf = on_empty_shelf
+        self._on_empty_shelf, self._lease_left = on_empty_shelf, lease_left
+        self._limits: dict[asyncio.Timeout, float] = {}
+        """Of what is in flight, with the moment of each effect's own deadline (loop time)."""
         self._lanes: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self._running: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
@@ -113,11 +136,22 @@ class LiveExecutor:
     def put_back(self, outcomes: Sequence[Outcome]) -> None:
         self._outcomes[:0] = outcomes
 
+    def in_flight(self) -> frozenset[str]:
+        return frozenset(task.get_name() for task in self._running)
+
+    def lease_changed(self) -> None:
+        for limit, deadline in self._limits.items():
+            if not limit.expired():
+                limit.reschedule(self._within_lease(deadline))
+
+    def _within_lease(self, deadline: float) -> float:
+        return min(deadline, asyncio.get_running_loop().time() + self._lease_left())
+
     async def finish(self, within: timedelta) -> None:
         if not self._running:
             return
         _, late = await asyncio.wait(self._running, timeout=within.total_seconds())
-        for task in late:
+        for task in sorted(late, key=lambda each: each.get_name()):  # the same order in each run
             task.cancel()
         if late:
             # a cancelled creation still removes what it made; what it cannot finish in time the
@@ -126,13 +160,21 @@ class LiveExecutor:
 
     async def _run(self, effect: Effect, orders: Orders) -> None:
         seconds = effect.deadline.total_seconds()
+        deadline = asyncio.get_running_loop().time() + seconds
         failure, message = None, ""
         try:
-            async with asyncio.timeout(seconds), self._lanes[effect.verb]:
-                message = await self._do(effect, orders)
+            async with asyncio.timeout_at(self._within_lease(deadline)) as limit:
+                self._limits[limit] = deadline
+                try:
+                    async with self._lanes[effect.verb]:
+                        message = await self._do(effect, orders)
+                finally:
+                    del self._limits[limit]
             failure = Failure.GUARD if message else None
         except TimeoutError:
-            failure, message = Failure.TRANSIENT, f"not done within {seconds:.0f} s"
+            late = asyncio.get_running_loop().time() >= deadline
+            why = f"not done within {seconds:.0f} s" if late else "cut off: the lease ran out"
+            failure, message = Failure.TRANSIENT, why
         except ApiError as error:
             failure, message = classify(error), str(error)
         except Exception as error:  # a defect of ours must not end the daemon
@@ -144,6 +186,8 @@ class LiveExecutor:
 
     async def _do(self, effect: Effect, orders: Orders) -> str:
         """Do it; a returned sentence says why it was left undone."""
+        if self._lease_left() <= 0:
+            return NO_LEASE
         match effect:
             case CreateInstance(order=order) if orders.bootstrap is not None:
                 user_data = orders.bootstrap.user_data(order.queue, order.name)
@@ -165,6 +209,8 @@ class LiveExecutor:
         return ""
 
     async def _stop(self, effect: StopInstance, orders: Orders) -> str:
+        if not orders.stored:
+            return "the store does not answer: it could be forgotten that this was powered off"
         if effect.guard is not Guard.NONE:
             view = await last_look(
                 self._clearml,
@@ -182,6 +228,8 @@ class LiveExecutor:
             )
             if refused:
                 return refused
+            if self._lease_left() <= 0:
+                return NO_LEASE
         await self._scaleway.stop(effect.instance)
         return ""
 
@@ -197,6 +245,12 @@ class DryExecutor:
 
     def put_back(self, outcomes: Sequence[Outcome]) -> None:
         """There are none."""
+
+    def in_flight(self) -> frozenset[str]:
+        return frozenset()
+
+    def lease_changed(self) -> None:
+        """Nothing is in flight."""
 
     async def finish(self, within: timedelta) -> None:
         """Nothing is in flight."""

@@ -13,6 +13,7 @@ from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import Failure, Outcome
+from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
@@ -53,8 +54,14 @@ class Cycle:
     world: World
     plan: Plan
     config: Config
-    kept: bool = True
-    """Its memory was stored, so its effects were begun."""
+    acted: bool = True
+    """Its effects were begun: this daemon holds the lease."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked answered."""
+        zones = self.world.zones.values()
+        return self.world.clearml.complete and all(zone.complete for zone in zones)
 
 
 class Loop:
@@ -69,14 +76,17 @@ class Loop:
         bootstrap_of: Callable[[Config], Bootstrap],
         clock: Clock,
         recorder: Recorder,
+        on_cycle: Callable[[Cycle], None] = lambda _: None,
     ) -> None:
         self._source, self._observer, self._executor = source, observer, executor
         self._store, self._bootstrap_of, self._clock = store, bootstrap_of, clock
-        self._recorder = recorder
+        self._recorder, self._on_cycle = recorder, on_cycle
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._memory: Memory | None = None
         self._lost_memory = True
+        self._leads = False
+        """The lease was ours when the store last said so."""
         self._force: tuple[Config, Bootstrap] | None = None
         self.last: Cycle | None = None
 
@@ -94,15 +104,25 @@ class Loop:
         self._wake.set()
 
     @property
+    def leads(self) -> bool:
+        """Whether this daemon acts; otherwise it observes, and waits for the lease."""
+        return self._leads
+
+    @property
     def interval(self) -> timedelta:
         """Between two cycles."""
         return self._in_force()[0].poll_interval
 
     async def prepare(self) -> None:
-        """Load the memory. Raises OSError with a sentence when it is there and may not be used."""
-        self._memory = await self._store.load()
-        self._lost_memory = self._memory is None
+        """Load the memory. Raises StateRefused when it is there and may not be used; a store that
+        does not answer is asked again in each cycle."""
         self._in_force()
+        try:
+            await self._look_for_lease()
+        except StateRefused:
+            raise
+        except OSError as error:
+            self._recorder.failing("store", error, self._clock.now())
 
     async def run(self) -> None:
         """Cycle until `stop`; then let calls in flight end. Instances are left as they are."""
@@ -118,6 +138,7 @@ class Loop:
                 log.exception("cycle failed")
             await self._pause(CONFIRM_AFTER if young else self.interval)
         await self.finish(FINISH_WITHIN)
+        await self.resign()
 
     async def settled_cycle(self) -> Cycle:
         """One cycle whose launches count: without memory, the second of two that agree."""
@@ -131,7 +152,7 @@ class Loop:
         """Let what is in flight end and remember how; returns what failed."""
         await self._executor.finish(within)
         outcomes = self._executor.take_outcomes()
-        if self._memory is not None and outcomes and self.last is not None:
+        if self._leads and self._memory is not None and outcomes and self.last is not None:
             world = replace(self.last.world, outcomes=outcomes)
             learned = learn(world, self._memory, self._clock.now())
             await self._kept(replace(learned.memory, backoffs=learned.backoffs.kept()))
@@ -154,30 +175,50 @@ class Loop:
         """
         self._refresh()
         config, bootstrap = self._in_force()
+        if not self._leads:
+            await self._look_for_lease_again()
         memory = self._memory or Memory()
-        outcomes = self._executor.take_outcomes()
+        outcomes = self._executor.take_outcomes() if self._leads else ()
         try:
             world = await self._unless_stopping(
                 self._observer.observe(
-                    memory, config, bootstrap, outcomes, lost_memory=self._lost_memory
+                    memory,
+                    config,
+                    bootstrap,
+                    outcomes,
+                    lost_memory=self._lost_memory,
+                    in_flight=self._executor.in_flight(),
                 )
             )
             now = self._clock.now()
             made = plan(world, memory, config, now)
-            kept = await self._kept(made.memory)
+            stored = self._leads and await self._kept(made.memory)
         except BaseException:
             self._executor.put_back(outcomes)
             raise
-        if kept:
+        acts = self._leads and self._store.lease_left() > 0
+        self._recorder.record(world, made, now, acts=acts)
+        if acts:
             self._memory, self._lost_memory = made.memory, False
-            self._recorder.record(world, made, now)
             stuck = stuck_tasks(made.memory.popped, now)
-            self._executor.submit(Orders(made.effects, made.memory.queue_ids, bootstrap, stuck))
+            self._executor.submit(
+                Orders(made.effects, made.memory.queue_ids, bootstrap, stuck, stored)
+            )
         else:
-            # what cannot be remembered must not be begun: a crash would double or leak it
+            # without a lease nothing is begun, nor what could not be remembered on a disk: a
+            # crash would double or leak it
             self._executor.put_back(outcomes)
-        self.last = Cycle(self._clock.now(), world, made, config, kept)
+        self.last = Cycle(self._clock.now(), world, made, config, acts)
+        self._on_cycle(self.last)
         return self.last
+
+    async def resign(self) -> None:
+        """Give the lease away, so that the next daemon need not wait for its end."""
+        if self._leads:
+            try:
+                await self._store.release()
+            except OSError as error:
+                self._recorder.failing("store", error, self._clock.now())
 
     async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
         """Nobody waits for services that hang when the process is told to end."""
@@ -217,14 +258,38 @@ class Loop:
             self._force = config, self._bootstrap_of(config)
         return self._force
 
-    async def _kept(self, memory: Memory) -> bool:
+    async def _look_for_lease(self) -> None:
+        """Take the newest memory, and the lead where it is free. Raises OSError."""
+        kept = await self._store.load()
+        self._memory, self._leads = kept.memory, kept.ours
+        self._lost_memory = kept.memory is None
+        if kept.ours:
+            self._executor.take_outcomes()  # of an earlier lease: others have acted since
+        self._recorder.lease(held=kept.ours, holder=kept.holder)
+
+    async def _look_for_lease_again(self) -> None:
         try:
-            await self._store.save(memory)
+            await self._look_for_lease()
         except OSError as error:
             self._recorder.failing("store", error, self._clock.now())
-            return False
-        self._recorder.failing("store", None, self._clock.now())
-        return True
+        else:
+            self._recorder.failing("store", None, self._clock.now())
+
+    async def _kept(self, memory: Memory) -> bool:
+        """Whether it is stored; the lease is renewed with it, or found to be another's."""
+        try:
+            await self._store.save(memory)
+        except LeaseLost as error:
+            self._leads = False
+            self._executor.lease_changed()
+            self._recorder.lease(held=False, holder=str(error))
+        except OSError as error:
+            self._recorder.failing("store", error, self._clock.now())
+        else:
+            self._recorder.failing("store", None, self._clock.now())
+            self._executor.lease_changed()
+            return True
+        return False
 
 
 async def _first_of(*waiting: asyncio.Future[Any]) -> None:

@@ -48,6 +48,7 @@ class Observer:
         outcomes: tuple[Outcome, ...],
         *,
         lost_memory: bool,
+        in_flight: frozenset[str] = frozenset(),
     ) -> World:
         """One look at everything. Never raises for what a service did or did not answer."""
         clearml = await self._look_at_clearml(memory, config)
@@ -69,6 +70,7 @@ class Observer:
             specs={name: bootstrap.spec(name) for name in config.queues},
             prices=prices,
             outcomes=outcomes,
+            in_flight=in_flight,
             lost_memory=lost_memory,
         )
 

@@ -6,11 +6,10 @@ deadline at the latest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import (
     Availability,
     CreateOrder,
@@ -95,18 +94,6 @@ class Bootstrap(Protocol):
         """Short hash of everything that makes an instance of this queue what it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What a store gave when it was asked for the memory."""
-
-    memory: Memory | None
-    """The newest one; None when there is none (or none readable)."""
-    ours: bool = True
-    """This daemon may act: the lease (or the lock) is its own."""
-    holder: str = ""
-    """Who holds the lease otherwise, for people."""
-
-
 class Store(Protocol):
     """Where memory survives a restart, and where two daemons agree on which of them acts.
 
@@ -116,7 +103,8 @@ class Store(Protocol):
     async def load(self) -> Kept:
         """Read the newest memory, and take the lease when it is free.
 
-        Raises OSError with a sentence when the store does not answer or may not be used.
+        Raises StateRefused when a newer version wrote it, another OSError with a sentence when
+        the store does not answer.
         """
 
     async def save(self, memory: Memory) -> None:

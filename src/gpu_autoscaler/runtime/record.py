@@ -22,6 +22,8 @@ _WORTH_SAYING = frozenset(
         Reason.FLEET_MAX_EUR,
         Reason.QUEUE_MISSING,
         Reason.LOST_WORKER,
+        Reason.QUARANTINED,
+        Reason.BREAKER_OPEN,
         Reason.OUTAGE,
         Reason.HANDS_OFF,
     }
@@ -36,9 +38,10 @@ class Recorder:
         self._dry_run = dry_run
         self._failing: dict[str, datetime] = {}
         self._standing: dict[str, Reason] = {}
+        self._leads: bool | None = None
 
-    def record(self, world: World, plan: Plan, now: datetime) -> None:
-        """Say what this cycle saw fail or mend, and what it decided."""
+    def record(self, world: World, plan: Plan, now: datetime, *, acts: bool = True) -> None:
+        """Say what this cycle saw fail or mend, and what it decided, if it acts on it."""
         clearml = world.clearml
         self._edge("clearml", clearml.error, now)
         if clearml.ended_error or clearml.ended_tasks is not None:
@@ -47,6 +50,8 @@ class Recorder:
             self._edge(f"scaleway {zone.zone}", zone.error, now)
             if zone.volumes_error or zone.volumes is not None:
                 self._edge(f"scaleway {zone.zone} volumes", zone.volumes_error, now)
+        if not acts:
+            return
         self.ended(world.outcomes)
         self._decisions(plan)
         for effect in plan.effects:
@@ -63,6 +68,15 @@ class Recorder:
         """Say which effects failed, or were left undone."""
         for outcome in outcomes:
             self._outcome(outcome)
+
+    def lease(self, *, held: bool, holder: str = "") -> None:
+        """This daemon leads, or another one does."""
+        if held is not self._leads:
+            self._leads = held
+            if held:
+                log.info("leading", now="this daemon acts")
+            else:
+                log.warning("standing by", holder=holder, now="this daemon observes alone")
 
     def failing(self, subject: str, error: ApiError | OSError | None, now: datetime) -> None:
         """Something beside the two services fails (an error), or works again (None)."""

@@ -46,8 +46,10 @@ class ScalewayApi:
         api_url: str = DEFAULT_API_URL,
         transport: httpx.AsyncBaseTransport | None = None,
         call_deadline: float = DEFAULT_CALL_DEADLINE,
+        ready: Transport | None = None,
     ) -> None:
-        self._transport = Transport(
+        """`ready` goes before everything that says how to reach Scaleway."""
+        self._transport = ready or Transport(
             secret_key, clock, api_url=api_url, transport=transport, call_deadline=call_deadline
         )
         self._servers = Servers(self._transport, project_id, fleet)

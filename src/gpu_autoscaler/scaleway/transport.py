@@ -136,6 +136,7 @@ class Transport:
         json: Any = None,
         content: bytes | None = None,
     ) -> httpx.Response:
+        """One request; all that another way to Scaleway has to replace."""
         headers = {"Content-Type": "text/plain"} if content is not None else None
         call = f"{method} {path}"
         try:

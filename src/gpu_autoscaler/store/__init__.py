@@ -1,1 +1,1 @@
-"""Where memory survives a restart: a local directory."""
+"""Where memory survives a restart: a local directory, or an object with a lease."""

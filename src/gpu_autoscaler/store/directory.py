@@ -1,23 +1,25 @@
 """Memory as one JSON file in a directory: replaced atomically, locked against a second daemon."""
 
 import contextlib
+import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory
+from gpu_autoscaler.domain.memory import Kept, Memory
+from gpu_autoscaler.store.bucket import StoreError
+from gpu_autoscaler.store.document import refuse_newer
+from gpu_autoscaler.store.read_only import NothingKept
+
+__all__ = ["DirectoryStore", "ReadOnlyStore", "StoreError"]
 
 log = structlog.get_logger("gpu_autoscaler")
 
 _MEMORY = TypeAdapter(Memory)
-_VERSION = TypeAdapter(dict[str, object])
-
-
-class StoreError(OSError):
-    """The state directory cannot be used; the message says what to do."""
 
 
 class DirectoryStore:
@@ -29,6 +31,8 @@ class DirectoryStore:
         self._lock = FileLock(directory / "lock")
         self._flushed: object = None
         """The intents that are certainly on the disk."""
+        self._keeps = True
+        """The last save worked."""
 
     def __enter__(self) -> "DirectoryStore":
         try:
@@ -49,21 +53,22 @@ class DirectoryStore:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    async def load(self) -> Memory | None:
-        """The memory kept last, or None. An unreadable one is set aside, a newer one refused."""
+    async def load(self) -> Kept:
+        """The memory kept last, if any. An unreadable one is set aside, a newer one refused."""
         try:
-            return _read(self._file)
+            return Kept(_read(self._file))
         except ValidationError:
             aside = self._file.with_suffix(".unreadable.json")
             self._file.replace(aside)
             log.error("memory unreadable", set_aside=str(aside), then="starting without memory")
-            return None
+            return Kept(None)
 
     async def save(self, memory: Memory) -> None:
         """Keep it: when this returns, a crash of the process loses nothing, and a crash of the
         machine at most observations, never an intent. Raises StoreError."""
-        intents = (memory.pending, memory.power_offs, memory.rescued)
+        intents = (memory.pending, memory.power_offs, memory.rescued, memory.requeued)
         draft = self._file.with_suffix(".new")
+        self._keeps = False
         try:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:  # noqa: ASYNC230 - a few kilobytes
@@ -75,27 +80,52 @@ class DirectoryStore:
             if intents != self._flushed:
                 _flush_directory(self._directory)
             self._flushed = intents
+            self._keeps = True
         except OSError as error:
             with contextlib.suppress(OSError):
                 draft.unlink(missing_ok=True)
             raise StoreError(f"{self._file}: cannot be written ({error.strerror})") from error
 
+    async def release(self) -> None:
+        """The lock is given back when the store is closed."""
 
-class ReadOnlyStore:
-    """Reads what a daemon remembers without touching it: for dry runs and plans."""
+    def lease_left(self) -> float:
+        """Without end while it can write: what cannot be remembered must not be begun."""
+        return math.inf if self._keeps else 0.0
+
+    async def age(self) -> timedelta | None:
+        """How long ago memory was saved, by the clock of the disk; zero while a daemon uses the
+        directory, None when there is no memory. Raises StoreError."""
+        try:
+            return _time_since_change(self._file, self._lock)
+        except FileNotFoundError:
+            return None
+        except Timeout:
+            return timedelta(0)
+        except OSError as error:
+            raise StoreError(f"{self._file}: cannot be read ({error.strerror})") from error
+
+
+class ReadOnlyStore(NothingKept):
+    """The memory of a daemon that keeps it in a directory, without its lock."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "memory.json"
 
-    async def load(self) -> Memory | None:
-        """The memory kept last, or None. Raises StoreError for one of a newer version."""
+    async def load(self) -> Kept:
+        """The memory kept last, if any. Raises StateRefused for one of a newer version."""
         try:
-            return _read(self._file)
+            return Kept(_read(self._file))
         except ValidationError:
-            return None
+            return Kept(None)
 
-    async def save(self, memory: Memory) -> None:
-        """Nothing is kept."""
+
+def _time_since_change(file: Path, lock: FileLock) -> timedelta:
+    changed_at = file.stat().st_mtime
+    with lock.acquire(timeout=0):
+        probe = Path(lock.lock_file)
+        probe.touch()  # gets the present time of whatever keeps the directory
+        return timedelta(seconds=max(0.0, probe.stat().st_mtime - changed_at))
 
 
 def _flush_directory(directory: Path) -> None:
@@ -114,10 +144,5 @@ def _read(file: Path) -> Memory | None:
         return None
     except OSError as error:
         raise StoreError(f"{file}: cannot be read ({error.strerror})") from error
-    version = _VERSION.validate_json(content).get("version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{file}: written by a newer version of the daemon (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}); run that one, or use another state_dir"
-        )
+    refuse_newer(content, str(file))
     return _MEMORY.validate_json(content)

@@ -1,7 +1,7 @@
 """`/healthz`: whether the loop turns. Honest: it looks at the last finished cycle, nothing else."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,19 +17,32 @@ SLOWEST_CYCLE = timedelta(seconds=60)
 """Services that hang until every deadline make a cycle this long; the loop turns all the same."""
 
 
-def health_app(
-    last_cycle: Callable[[], datetime | None], interval: Callable[[], timedelta], clock: Clock
-) -> Starlette:
-    """200 while the loop turns, also when an observation failed; 503 when it does not."""
+class Turning(Protocol):
+    """What is looked at; the loop."""
+
+    @property
+    def leads(self) -> bool: ...
+
+    @property
+    def interval(self) -> timedelta: ...
+
+    def last_finished_at(self) -> datetime | None: ...
+
+
+def health_app(loop: Turning, clock: Clock) -> Starlette:
+    """`/healthz`: 200 while the loop turns, also when an observation failed; 503 when it does not.
+    `/readyz`: 200 after the first cycle, also without the lease: it could act.
+    """
     started_at = clock.now()
 
     async def healthz(request: Request) -> JSONResponse:
-        finished_at = last_cycle()
+        finished_at = loop.last_finished_at()
         age = clock.now() - (finished_at or started_at)
-        turns = age <= max(interval() * MISSED_INTERVALS, interval() + SLOWEST_CYCLE)
+        turns = age <= max(loop.interval * MISSED_INTERVALS, loop.interval + SLOWEST_CYCLE)
         return JSONResponse(
             {
                 "status": "ok" if turns else "stuck",
+                "leads": loop.leads,
                 "last_cycle": finished_at.isoformat() if finished_at else None,
                 "seconds_ago": round(age.total_seconds(), 1),
             },
@@ -37,4 +50,17 @@ def health_app(
             headers={"Cache-Control": "no-store"},
         )
 
-    return Starlette(routes=[Route("/healthz", healthz, methods=["GET"])])
+    async def readyz(request: Request) -> JSONResponse:
+        ready = loop.last_finished_at() is not None
+        return JSONResponse(
+            {"status": "ready" if ready else "starting", "leads": loop.leads},
+            status_code=200 if ready else 503,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+        ]
+    )

@@ -1,0 +1,10 @@
+"""Which tests may run apart: those of one file stay together, unless they say otherwise."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files share costly fixtures; tests marked `spread` are long, and keep all cores busy."""
+    for item in items:
+        if item.get_closest_marker("spread") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -1,0 +1,208 @@
+"""Where machines boot in vain one after the other, no more are paid for."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from gpu_autoscaler.domain.decisions import Plan
+from gpu_autoscaler.domain.effects import CreateInstance, DeleteInstance, Reason, StopInstance
+from gpu_autoscaler.domain.memory import Breaker
+from gpu_autoscaler.domain.model import Placement, ServerState
+from gpu_autoscaler.policy.breaker import Breakers
+from tests.policy.worlds import (
+    OTHER_ZONE,
+    QUEUE,
+    SPEC,
+    START,
+    TYPE,
+    ZONE,
+    Story,
+    config,
+    instance,
+    minutes,
+    registered,
+    verbs,
+)
+
+HERE = Placement(TYPE, ZONE)
+BOTH = [{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}]
+
+
+class Duds(Story):
+    """Whatever is created runs at once; its agent comes only where `works` says so."""
+
+    works: bool = False
+
+    def step(self) -> Plan:
+        """One cycle, whose effects take place at once."""
+        made = self.cycle()
+        for effect in made.effects:
+            match effect:
+                case CreateInstance(order=order):
+                    there = instance(order.name, zone=order.placement.zone, created_at=self.now)
+                    self.has(replace(there, tags=frozenset(order.tags)))
+                    if self.works:
+                        self.report(order.name)
+                case StopInstance():
+                    there = self.instances[effect.subject]
+                    self.has(replace(there, state=ServerState.STOPPED))
+                case DeleteInstance():
+                    self.gone.add(self.instances.pop(effect.subject).id)
+        self.done(*made.effects)
+        return made
+
+    def launches(self, duration: timedelta) -> list[tuple[datetime, str]]:
+        """When something was created, and in which zone."""
+        end, found = self.now + duration, []
+        while self.now < end:
+            creations = [e for e in self.step().effects if isinstance(e, CreateInstance)]
+            found += [(self.now, each.order.placement.zone) for each in creations]
+        return found
+
+
+def duds(**queue: object) -> Duds:
+    story = Duds(config({"max_instances": 1, "stale_timeout": "5m", **queue}))
+    story.enqueue("t1", "t2", "t3")
+    return story
+
+
+def decision(story: Story) -> tuple[Reason, str]:
+    assert story.last is not None
+    (queue,) = story.last.queues
+    return queue.reason, queue.because
+
+
+def test_three_in_vain_and_then_rarer_and_rarer() -> None:
+    story = duds()
+    at = [when for when, _ in story.launches(timedelta(hours=24))]
+    pauses = [round((b - a) / minutes(1)) for a, b in pairwise(at)]
+    assert pauses[:2] == [6, 6], "one after the other, as long as it may be an accident"
+    assert pauses[2:6] == [36, 66, 126, 246], "half an hour, doubled each time, after each boot"
+    assert set(pauses[5:]) == {246}, "at most four hours"
+
+
+def test_it_is_said_why_nothing_is_launched() -> None:
+    story = duds()
+    story.launches(minutes(25))
+    assert decision(story) == (
+        Reason.BREAKER_OPEN,
+        "3 waiting, but H100-1-80G in fr-par-2: 3 in a row booted and never registered, "
+        "next try at 08:48:00",
+    )
+
+
+def test_several_at_once_count_each() -> None:
+    story = duds(max_instances=3)
+    assert len(story.launches(minutes(30))) == 3
+    assert story.memory.breakers[0].failures == 3
+
+
+def test_half_open_one_is_tried_at_a_time() -> None:
+    story = duds(max_instances=3)
+    story.launches(minutes(30))
+    assert len(story.launches(minutes(10))) == 1
+    assert decision(story)[0] is Reason.BREAKER_OPEN
+    assert "one more is being tried" in decision(story)[1]
+    assert not story.launches(minutes(58)), "it failed as well: an hour of nothing"
+    assert len(story.launches(minutes(10))) == 1
+
+
+def test_an_agent_that_registers_closes_it() -> None:
+    story = duds(max_instances=3)
+    story.launches(minutes(30))
+    story.works = True
+    at = [when for when, _ in story.launches(minutes(10))]
+    assert story.memory.breakers == ()
+    assert len(at) == 3
+    assert at[0] < at[1] == at[2], "one to try it, then as many as are wanted"
+
+
+def test_other_placements_are_tried_meanwhile() -> None:
+    story = duds(placements=BOTH)
+    zones = [zone for _, zone in story.launches(minutes(45))]
+    assert zones == [ZONE] * 3 + [OTHER_ZONE] * 3
+    assert {b.placement.zone for b in story.memory.breakers} == {ZONE, OTHER_ZONE}
+
+
+def test_a_mended_configuration_is_a_new_start() -> None:
+    story = duds()
+    story.launches(minutes(25))
+    story.specs = {QUEUE: "fedcba987654"}
+    assert len(story.launches(minutes(1))) == 1
+
+
+def test_a_restarted_machine_whose_agent_never_came_back_counts() -> None:
+    story = Story(config({"stale_timeout": "5m", "lost_timeout": "5m"}))
+    story.has(registered("m1"))
+    for _ in range(60):
+        made = story.cycle()
+        if "stop" in verbs(made):
+            break
+    assert [(b.placement, b.spec, b.failures) for b in story.memory.breakers] == [(HERE, SPEC, 1)]
+
+
+def test_a_stop_tried_again_counts_once() -> None:
+    story = duds()
+    story.launches(minutes(2))
+    while not story.memory.breakers:
+        made = story.cycle()
+    for _ in range(3):
+        story.done(*made.effects, failure="transient")
+        made = story.wait(minutes(3))
+        assert verbs(made) == ["stop"]
+    assert story.memory.breakers[0].failures == 1
+
+
+def test_an_agent_that_came_at_the_last_moment_closes_it() -> None:
+    story = duds()
+    story.launches(minutes(2))
+    while not story.memory.breakers:
+        made = story.cycle()
+    story.report(next(iter(story.instances)))
+    story.done(*made.effects, failure="guard")
+    story.cycle()
+    assert story.memory.breakers == ()
+    assert not next(iter(story.memory.instances.values())).boot_failed
+
+
+def test_what_registered_before_the_failures_says_nothing() -> None:
+    story = duds(max_instances=2)
+    story.has(registered("m1"))
+    story.run("m1", "t1")
+    story.launches(minutes(30))
+    assert story.memory.breakers[0].failures == 3
+
+
+def test_a_machine_that_a_person_keeps_is_no_try() -> None:
+    story = duds(max_instances=2)
+    story.launches(minutes(30))
+    story.has(instance("kept", tags=("keep",)))
+    assert story.launches(minutes(30))
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(24, 1), (25, 0)])
+def test_a_day_later_it_is_forgotten(hours: int, kept: int) -> None:
+    old = Breaker(HERE, SPEC, 3, START, START + minutes(30), 1)
+    now = START + timedelta(hours=hours)
+    assert len(Breakers([old], now).kept()) == kept
+
+
+def test_what_fails_while_it_is_open_does_not_lengthen_it() -> None:
+    breakers = Breakers([], START)
+    for _ in range(5):
+        breakers.failed(HERE, SPEC)
+    (one,) = breakers.kept()
+    assert (one.failures, one.openings, one.until) == (5, 1, START + minutes(30))
+
+
+def test_spares_are_not_started_either_and_then_one_at_a_time() -> None:
+    story = Story(config({"max_instances": 5}))
+    open_ = Breaker(HERE, SPEC, 3, START, START + minutes(30), 1)
+    story.memory = replace(story.memory, breakers=(open_,))
+    story.has(registered("s1", "stopped"), registered("s2", "stopped"))
+    story.enqueue("t1", "t2")
+    assert [verbs(story.cycle(minutes(1))) for _ in range(29)] == [[]] * 29
+    assert decision(story)[0] is Reason.BREAKER_OPEN
+    assert verbs(story.cycle(minutes(1))) == ["start"]

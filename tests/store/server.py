@@ -1,0 +1,32 @@
+"""A real S3-compatible server on this machine, with conditional writes."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from moto.server import ThreadedMotoServer
+
+REGION = "eu-west-1"  # the server knows only Amazon's
+BUCKET = "memory"
+
+
+@contextmanager
+def bucket_server() -> Iterator[str]:
+    """Its address; there is no bucket yet."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        running.stop()
+
+
+def make_bucket(server: str) -> None:
+    """An empty one, whatever was there before."""
+    httpx.post(f"{server}/moto-api/reset").raise_for_status()
+    where = f"<LocationConstraint>{REGION}</LocationConstraint>"
+    body = f"<CreateBucketConfiguration>{where}</CreateBucketConfiguration>"
+    httpx.put(f"{server}/{BUCKET}", content=body).raise_for_status()
