@@ -41,7 +41,7 @@ class _Machine:
 
     @property
     def busy(self) -> bool:
-        return self.decision.state in (S.RUNNING_TASK, S.LOST)
+        return bool(self.tasks) or self.decision.state in (S.RUNNING_TASK, S.LOST)
 
 
 async def down(
@@ -172,7 +172,16 @@ def _remembering(
         m.instance.name: PowerOff(m.instance.queue, clock.now()) for m in machines if not m.busy
     }
     base = before or _without_effects(cycle, before)
-    return replace(base, power_offs={**base.power_offs, **offs})
+    stopped = {  # by a person: their tasks are not put back, whatever `on_lost` says
+        server_id: replace(known, stop_decided_at=clock.now())
+        for server_id, known in base.instances.items()
+        if server_id in {m.instance.id for m in machines}
+    }
+    return replace(
+        base,
+        power_offs={**base.power_offs, **offs},
+        instances={**base.instances, **stopped},
+    )
 
 
 async def _power_off_idle(

@@ -48,7 +48,10 @@ BILLED = frozenset(S) - {S.STOPPED, S.DELETING, S.GONE}
 BOOTING = frozenset({S.PROVISIONING, S.STARTING, S.INITIALIZING})
 """Will take a waiting task soon; together with the idle ones they are the capacity."""
 
-_ANYTIME = frozenset({S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE, S.UNKNOWN, S.GONE})
+_ANYTIME = frozenset(
+    {S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE, S.UNKNOWN, S.GONE}
+    | {S.PROVISIONING}  # off before its phase tag could be taken away
+)
 """People, and Scaleway itself, can do these to an instance at any moment."""
 
 TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
@@ -137,6 +140,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
         {
             S.GONE,  # done
             S.DELETING,  # a try failed: again
+            S.PROVISIONING,  # a half-made one's removal failed
             S.STOPPED,  # the try did not take effect; decided anew
             S.STARTING,  # started by somebody meanwhile
             S.INITIALIZING,

@@ -73,6 +73,8 @@ class Pending:
     """Accepted, but not yet visible in a listing."""
     failed: bool = False
     """It failed; until it expires the same is not tried again."""
+    missed: bool = False
+    """A creation whose time is over, and that one listing did not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class Memory:
     unauthorized_since: datetime | None = None
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
-    was none yet), until a second one agrees; None when nothing is left to confirm."""
+    was none yet; -2: two agreed), until two agree for all; None when nothing is left to confirm."""
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""

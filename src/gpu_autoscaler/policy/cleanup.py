@@ -119,7 +119,7 @@ def mend_tags(fleet: Fleet) -> None:
             add.add(REGISTERED_TAG)
             because = f"{fact.name}'s agent has registered"
         powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
-        if PROVISIONING_TAG in tags and powered:
+        if PROVISIONING_TAG in tags and (powered or REGISTERED_TAG in tags):
             remove.add(PROVISIONING_TAG)
             reason, because = Reason.ADOPTED, f"{fact.name} is complete: its power-on was accepted"
         if fact.quarantined and not fact.memory.quarantine_tagged:

@@ -17,8 +17,9 @@ from gpu_autoscaler.domain.effects import (
 )
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
-from gpu_autoscaler.domain.model import Placement, Task, TaskStatus
+from gpu_autoscaler.domain.model import Placement, ServerState, Task, TaskStatus
 from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.questions import queue_names
 from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stock import Backoffs
@@ -45,6 +46,8 @@ class Fleet:
     by_name: dict[str, str] = field(default_factory=dict)
     """Server ids."""
     _queued: frozenset[str] = frozenset()
+    _queues_read: frozenset[str] = frozenset()
+    """Names: an instance of another one, found without memory, may run what nobody asked for."""
     _unlisted: dict[str, list[Pending]] = field(default_factory=dict)
     """Creations under way that no listing shows yet, by queue."""
     names_taken: set[str] = field(default_factory=set)
@@ -57,6 +60,7 @@ class Fleet:
         for server_id, fact in sorted(self.facts.items(), key=lambda item: item[1].name):
             self._by_queue.setdefault(fact.instance.queue, []).append(server_id)
         self.by_name = {fact.name: server_id for server_id, fact in self.facts.items()}
+        self._queues_read = frozenset(queue_names(self.memory, self.config))
         self._queued = frozenset(
             t.id for t in self.world.clearml.open_tasks if t.status is TaskStatus.QUEUED
         )
@@ -179,6 +183,9 @@ class Fleet:
         elif not fact.seen:
             zone = fact.instance.zone
             verdict = Reason.UNSEEN, f"not listed in {zone} in this cycle: counted as last seen"
+        elif fact.instance.queue and fact.instance.queue not in self._queues_read:
+            text = f"the tasks of its queue {fact.instance.queue} were not asked for in this cycle"
+            verdict = Reason.INCOMPLETE, text
         elif tried is not None and tried.failed:
             again = f"tried again at {tried.expires_at:%H:%M:%S}"
             verdict = Reason.IN_FLIGHT, f"{verb} failed, {again}"
@@ -190,7 +197,12 @@ class Fleet:
         return False
 
     def _doing(self, fact: Fact, verb: str) -> str:
-        if f"create:{fact.name}" in self.pending:
+        creating = self.pending.get(f"create:{fact.name}")
+        powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
+        if creating is not None and not (
+            # its maker is dead, and left its tag
+            verb == "tag" and powered and creating.key not in self.world.in_flight
+        ):
             return "create"
         verbs = ["start", "delete"]
         tagging = self.pending.get(f"tag:{fact.instance.id}")

@@ -20,7 +20,8 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
-"""In `Memory.unconfirmed_need`: no complete observation of this queue yet."""
+CONFIRMED = -2
+"""In `Memory.unconfirmed_need`: no complete observation of this queue yet; two that agreed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
         wanted = confirmed
         reason = Reason.UNCONFIRMED
         because = "started without memory: a second observation must agree before the first launch"
-        if dark := [p.zone for p in queue.placements if not fleet.zone_answers(p.zone)]:
+        if dark := [zone for zone in fleet.config.zones if not fleet.zone_answers(zone)]:
             because += f"; {', '.join(dark)} does not answer"
     elif wanted and (resting := _resting(fleet, queue)):
         wanted -= min(wanted, len(resting))
@@ -124,16 +125,19 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
 
 
 def observed(fleet: Fleet, queue: QueueConfig) -> bool:
-    """Whether this cycle saw everything that a queue's instances may hide in."""
-    return fleet.world.clearml.complete and all(
-        fleet.zone_answers(placement.zone) for placement in queue.placements
-    )
+    """Whether this cycle saw everything that bounds a queue's launches may hide in."""
+    config = fleet.config
+    of_all = config.max_instances is not None or config.max_eur_per_hour is not None
+    zones = config.zones if of_all else {placement.zone for placement in queue.placements}
+    return fleet.world.clearml.complete and all(map(fleet.zone_answers, zones))
 
 
 def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:
     """How many launches two observations agree on; only one was made since memory was lost."""
-    before = (fleet.memory.unconfirmed_need or {}).get(queue.name)
-    if before is None:
+    if fleet.memory.unconfirmed_need is None:
+        return wanted
+    before = fleet.memory.unconfirmed_need.get(queue.name, UNSEEN)
+    if before == CONFIRMED:
         return wanted
     return min(wanted, max(before, 0)) if observed(fleet, queue) else 0
 

@@ -1,5 +1,6 @@
 """What memory learns from effects that ended, before anything new is decided."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -65,11 +66,7 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     return Learned(
         replace(
             memory,
-            pending={
-                key: each
-                for key, each in pending.items()
-                if now < each.expires_at or _hidden(each, world)
-            },
+            pending=_not_over(pending, world, instances.values(), now),
             instances=instances,
             power_offs=power_offs,
             rescued=rescued,
@@ -78,6 +75,22 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
         ),
         backoffs,
     )
+
+
+def _not_over(
+    pending: Mapping[str, Pending], world: World, known: Iterable[InstanceMemory], now: datetime
+) -> dict[str, Pending]:
+    """What may still take effect, or has and was not seen yet."""
+    names = {each.last_seen.name for each in known}
+    names |= {i.name for zone in world.zones.values() for i in zone.instances}
+    left: dict[str, Pending] = {}
+    for key, each in pending.items():
+        if now < each.expires_at or key in world.in_flight or _hidden(each, world):
+            left[key] = each
+        elif key.startswith("create:") and not (each.failed or each.missed or each.name in names):
+            # its time is over, and no listing shows it: but one listing may lack a row
+            left[key] = replace(each, missed=True)
+    return left
 
 
 def _unauthorized_since(world: World, memory: Memory, now: datetime) -> datetime | None:

@@ -21,6 +21,7 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.settings import RETIRED_FOR
 from gpu_autoscaler.policy.state import ON, Fact, Join
+from gpu_autoscaler.policy.turned_back import turned_back
 
 _RESCUED_FOR = timedelta(days=30)
 """How long a task that was put back is remembered, so that it is not put back for ever."""
@@ -28,6 +29,7 @@ _RESCUED_FOR = timedelta(days=30)
 
 def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     """Decide what to do now, and say for every queue and instance why that, or why nothing."""
+    memory = turned_back(memory, now)
     if world.lost_memory:
         memory = replace(memory, unconfirmed_need=dict.fromkeys(config.queues, launch.UNSEEN))
     learned = learn(world, memory, now)
@@ -134,16 +136,16 @@ def _volumes_listed_at(fleet: Fleet) -> datetime | None:
 
 def _unconfirmed(fleet: Fleet) -> dict[str, int] | None:
     """What this observation asked for, of the queues that no second one has confirmed yet."""
+    known = fleet.memory.unconfirmed_need
+    if known is None:
+        return None
     left: dict[str, int] = {}
-    for name, before in (fleet.memory.unconfirmed_need or {}).items():
-        queue = fleet.queue(name)
-        if queue is None:
-            continue
-        if not launch.observed(fleet, queue):
-            left[name] = before
-        elif before == launch.UNSEEN:
-            left[name] = launch.need(fleet, queue).wanted
-    return left or None
+    for queue in fleet.config.queues.values():
+        before = left[queue.name] = known.get(queue.name, launch.UNSEEN)
+        if before != launch.CONFIRMED and launch.observed(fleet, queue):
+            first = before == launch.UNSEEN
+            left[queue.name] = launch.need(fleet, queue).wanted if first else launch.CONFIRMED
+    return left if set(left.values()) != {launch.CONFIRMED} else None
 
 
 def _decisions(fleet: Fleet) -> list[InstanceDecision]:

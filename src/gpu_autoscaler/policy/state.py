@@ -150,7 +150,7 @@ class Join:
 
     def _first_sight(self, instance: Instance) -> InstanceMemory:
         stopped = instance.state is ServerState.STOPPED
-        finished = stopped and PROVISIONING_TAG not in instance.tags
+        finished = stopped and not _half_made(instance)
         created = self._memory.pending.get(f"create:{instance.name}")
         return InstanceMemory(
             last_seen=instance,
@@ -185,8 +185,8 @@ class Join:
         match known.last_seen.state:
             case ServerState.STOPPED | ServerState.STOPPED_IN_PLACE:
                 began = self._now
-            case ServerState.STARTING if was is ServerState.RUNNING:
-                began = self._memory.planned_at or self._now  # rebooted by somebody
+            case ServerState.STARTING if was in (ServerState.RUNNING, ServerState.STOPPING):
+                began = self._memory.planned_at or self._now  # restarted by somebody
             case ServerState.RUNNING if was is ServerState.STOPPING:
                 began = self._memory.planned_at or self._now  # the same, between two looks
             case _:
@@ -232,7 +232,7 @@ class Join:
         deleting = pending.get(f"delete:{instance.id}")
         if deleting is not None and not deleting.failed:
             return S.DELETING
-        if PROVISIONING_TAG in instance.tags:
+        if _half_made(instance):
             return S.PROVISIONING
         starting = pending.get(f"start:{instance.id}")
         if (starting and not starting.failed) or f"create:{instance.name}" in pending:
@@ -344,6 +344,11 @@ class Join:
         if until is not None and self._now < until:
             return f"it is kept until {until:%Y-%m-%d %H:%M} UTC"
         return ""
+
+
+def _half_made(instance: Instance) -> bool:
+    """Its birth was not declared; one that has worked was complete all the same."""
+    return PROVISIONING_TAG in instance.tags and REGISTERED_TAG not in instance.tags
 
 
 def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:

@@ -228,7 +228,8 @@ def _worker_in_our_time(worker: Worker, skew: timedelta) -> Worker:
 def _task_in_our_time(task: Task, skew: timedelta) -> Task:
     if abs(skew) <= _SKEW_IGNORED:
         return task
-    return replace(task, status_changed_at=task.status_changed_at - skew)
+    began = None if task.started_at is None else task.started_at - skew
+    return replace(task, status_changed_at=task.status_changed_at - skew, started_at=began)
 
 
 async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:

@@ -35,6 +35,9 @@ IN_FLIGHT = timedelta(minutes=6)
 """What people do while an effect is under way comes too late for it: the longest deadline and
 the age of what it was decided on."""
 
+NEXT_CYCLE = timedelta(seconds=90)
+"""Sooner than this, a cycle follows the last one."""
+
 CLEARML_READS = 4
 """Per cycle: queues, workers, open tasks, and ended ones where they matter."""
 
@@ -77,6 +80,7 @@ class Watch:
         self._reasons: dict[str, Reason] = {}
         """By effect."""
         self._cycle_reads: dict[str, int] = defaultdict(int)
+        self._last_cycle_at: datetime | None = None
         self._people_started: list[datetime] = []
         self._kept_since: dict[str, datetime] = {}
 
@@ -109,7 +113,10 @@ class Watch:
                     f"{daemon.name}: {outcome.effect.verb} {outcome.effect.subject} failed: "
                     f"{outcome.failure.value} {outcome.message}"
                 )
-        for problem in problems_of(cycle):
+        now = self._world.clock.now()
+        soon = self._last_cycle_at is not None and now - self._last_cycle_at < NEXT_CYCLE
+        self._last_cycle_at = now
+        for problem in problems_of(cycle, edges=soon):
             self.violated(problem)
 
     def creating(self, order: NewServer) -> None:
@@ -266,13 +273,16 @@ class Watch:
                 self.violated(f"{server.name} is removed before its volume {volume.id} is tagged")
 
 
-def problems_of(cycle: Cycle) -> list[str]:
-    """What is wrong in one cycle by itself: edges, reasons, decisions, intents."""
+def problems_of(cycle: Cycle, *, edges: bool = True) -> list[str]:
+    """What is wrong in one cycle by itself: edges, reasons, decisions, intents.
+
+    After a long pause an instance may have passed several states: its edge says nothing.
+    """
     plan = cycle.plan
     found = [
         f"{one.name}: {one.previous} -> {one.state} is not in TRANSITIONS"
         for one in plan.instances
-        if one.previous is not None and one.state not in TRANSITIONS[one.previous]
+        if edges and one.previous and one.state not in TRANSITIONS[one.previous]
     ]
     found += [f"nothing said of {q.queue}" for q in plan.queues if not q.because.strip()]
     found += [f"nothing said of {i.name}" for i in plan.instances if not i.because.strip()]

@@ -186,14 +186,14 @@ class _Play:
         if off(server) or kept(server):
             return True
         queue = config.queues[queue_of(server)]
-        agent = world.machines.agents.get(server.id)
         if queue.min_instances:
             return True
-        boots = [b.registered_at for b in world.boots.boots if b.server_id == server.id]
-        ready_at = max([last_end, *(at for at in boots if at is not None)])
-        late = world.clock.now() - ready_at - queue.idle_timeout
-        if agent is not None and agent.alive and late > STOPPED_LATE:
-            world.watch.violated(f"{server.name} still idles {late} after its idle_timeout")
+        agent = world.machines.agents.get(server.id)
+        boots = [boot.registered_at for boot in world.boots.boots if boot.server_id == server.id]
+        if agent is not None and agent.alive and boots and boots[-1] is not None:
+            late = world.clock.now() - max(last_end, boots[-1]) - queue.idle_timeout
+            if late > STOPPED_LATE:
+                world.watch.violated(f"{server.name} still idles {late} after its idle_timeout")
         return False
 
     async def _until(

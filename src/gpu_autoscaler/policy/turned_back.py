@@ -1,0 +1,41 @@
+"""When the clock was set back: nothing remembered may lie in the future.
+
+A machine whose boot seems to begin in ten minutes would have no reports until then, and be taken
+for one that never registered.
+"""
+
+from dataclasses import fields, is_dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from gpu_autoscaler.domain.memory import Memory
+
+T = TypeVar("T")
+
+_ENDS = frozenset({"expires_at", "until"})
+"""What lies in the future by its nature: moved along with the clock."""
+
+
+def turned_back(memory: Memory, now: datetime) -> Memory:
+    """The same memory as seen from `now`, which may be before it was made."""
+    if memory.planned_at is None or memory.planned_at <= now:
+        return memory
+    return _seen_from(memory, now, memory.planned_at - now)
+
+
+def _seen_from(value: T, now: datetime, back: timedelta) -> T:
+    found: Any = value
+    if isinstance(value, datetime):
+        found = min(value, now)
+    elif isinstance(value, dict):
+        found = {key: _seen_from(each, now, back) for key, each in value.items()}
+    elif isinstance(value, tuple):
+        found = tuple(_seen_from(each, now, back) for each in value)
+    elif is_dataclass(value):
+        parts: dict[str, Any] = {}
+        for field in fields(value):
+            part = getattr(value, field.name)
+            is_end = field.name in _ENDS
+            parts[field.name] = part - back if is_end else _seen_from(part, now, back)
+        found = replace(value, **parts)  # type: ignore[type-var]
+    return found  # type: ignore[no-any-return]
