@@ -47,13 +47,22 @@ def test_a_half_made_server_is_removed_once_nobody_can_be_making_it() -> None:
     assert minutes(3.5) <= story.now - START <= minutes(4.5)
 
 
-def test_a_server_whose_power_on_was_accepted_is_adopted_not_removed() -> None:
+def test_a_server_with_its_phase_tag_is_adopted_when_its_agent_registers() -> None:
     story = Story()
     story.has(instance("m1", "running", tags=(PROVISIONING_TAG,)))
+    assert not story.cycle().effects  # a person may have powered on a half-made one
+    story.report("m1")
     (effect,) = story.cycle().effects
     assert isinstance(effect, SetTags)
     assert effect.reason is Reason.ADOPTED
     assert effect.remove == {PROVISIONING_TAG}
+
+
+def test_one_that_has_worked_is_no_half_made_one() -> None:
+    story = Story()
+    story.has(registered("m1", "stopped", tags=(PROVISIONING_TAG,), modified_at=START))
+    assert [e.verb for e in story.cycle().effects] == ["tag"]
+    assert "delete" not in [e.verb for e in story.wait(minutes(10)).effects]
 
 
 def test_the_first_report_leaves_a_tag() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import Effect, Outcome
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.lifecycle import InstanceState
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
     MANAGED_BY_TAG,
     REGISTERED_TAG,
@@ -92,6 +93,17 @@ def task(
         queue_id=QUEUE_ID,
         status_changed_at=START - timedelta(minutes=5),
         last_worker=worker,
+    )
+    return replace(plain, **changes)
+
+
+def known(name: str = "m1", state: str = "idle", **changes: Any) -> InstanceMemory:
+    """What memory holds of a registered instance that came an hour ago."""
+    plain = InstanceMemory(
+        last_seen=registered(name),
+        state=InstanceState(state),
+        state_since=START - timedelta(hours=1),
+        booted_at=START - timedelta(hours=1),
     )
     return replace(plain, **changes)
 

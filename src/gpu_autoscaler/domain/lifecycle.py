@@ -74,6 +74,7 @@ TRANSITIONS: Mapping[InstanceState, frozenset[InstanceState]] = {
         S.IDLE,  # the agent's first report
         S.RUNNING_TASK,  # took a task before we looked
         S.LOST,  # a restarted instance whose agent did not come back in time
+        S.STARTING,  # stopped and started by somebody between two looks
         S.QUARANTINED,  # its third task failed at once before we looked, or somebody tagged it
     },
     S.IDLE: _ANYTIME

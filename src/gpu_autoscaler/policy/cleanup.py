@@ -118,10 +118,10 @@ def mend_tags(fleet: Fleet) -> None:
         if reports and REGISTERED_TAG not in tags:
             add.add(REGISTERED_TAG)
             because = f"{fact.name}'s agent has registered"
-        powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
-        if PROVISIONING_TAG in tags and (powered or REGISTERED_TAG in tags):
+        if PROVISIONING_TAG in tags and (reports or REGISTERED_TAG in tags):
+            # being powered proves nothing: a person may have done that to a half-made one
             remove.add(PROVISIONING_TAG)
-            reason, because = Reason.ADOPTED, f"{fact.name} is complete: its power-on was accepted"
+            reason, because = Reason.ADOPTED, f"{fact.name} is complete: its agent has registered"
         if fact.quarantined and not fact.memory.quarantine_tagged:
             add.add(QUARANTINED_TAG)
             reason = Reason.QUARANTINED

@@ -17,7 +17,7 @@ from gpu_autoscaler.domain.effects import (
 )
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
-from gpu_autoscaler.domain.model import Placement, ServerState, Task, TaskStatus
+from gpu_autoscaler.domain.model import Placement, Task, TaskStatus
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.questions import queue_names
 from gpu_autoscaler.policy.settings import WORKER_FRESH
@@ -197,12 +197,7 @@ class Fleet:
         return False
 
     def _doing(self, fact: Fact, verb: str) -> str:
-        creating = self.pending.get(f"create:{fact.name}")
-        powered = fact.instance.state in (ServerState.STARTING, ServerState.RUNNING)
-        if creating is not None and not (
-            # its maker is dead, and left its tag
-            verb == "tag" and powered and creating.key not in self.world.in_flight
-        ):
+        if f"create:{fact.name}" in self.pending:
             return "create"
         verbs = ["start", "delete"]
         tagging = self.pending.get(f"tag:{fact.instance.id}")

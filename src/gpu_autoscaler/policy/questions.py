@@ -9,10 +9,13 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import Queue, Task, Worker
 from gpu_autoscaler.policy.guard import claimed_machines
-from gpu_autoscaler.policy.settings import CLOCK_MARGIN, VOLUME_LISTING_SHARE
+from gpu_autoscaler.policy.settings import CLOCK_MARGIN, PAUSED_AFTER, VOLUME_LISTING_SHARE
 
 _MEMORYLESS_LOOK_BACK = timedelta(hours=2)
 """At least so far back the last task of each worker is looked for when memory was lost."""
+_OUTAGE_LOOK_BACK = timedelta(hours=2)
+"""So far back tasks are looked for that ended while ClearML did not answer."""
+
 _ROW_LOOK_BACK = timedelta(hours=2)
 """So far back tasks are looked for that nobody saw end, and that broke a row of failures."""
 
@@ -31,7 +34,8 @@ def ended_tasks_since(
     They matter when memory was lost (idle clocks), when a task just ended (how it ended), when an
     idle instance is about to be stopped (a task too short to be seen), after a power-off (a task
     that it caught), and while tasks wait for an instance (one that fails all of them at once looks
-    idle, or at work, in every cycle).
+    idle, or at work, in every cycle). And once after a time in which nobody looked, or ClearML did
+    not answer: what ended meanwhile says since when machines idle.
     """
     claimed = claimed_machines(workers, open_tasks)
     silent = {m.last_seen.name for m in memory.instances.values() if m.state is S.LOST}
@@ -41,6 +45,11 @@ def ended_tasks_since(
     timeouts = [queue.idle_timeout for queue in config.queues.values()]
     if lost_memory or memory.unconfirmed_need is not None:
         moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
+    elif memory.instances and memory.planned_at is not None:
+        if memory.clearml_since is None:
+            moments.append(memory.planned_at - _OUTAGE_LOOK_BACK)
+        elif now - memory.planned_at > PAUSED_AFTER:
+            moments.append(memory.planned_at)
     soonest = min(timeouts, default=timedelta(0))
     for known in memory.instances.values():
         if known.state is S.RUNNING_TASK:

@@ -8,6 +8,7 @@ simulation.
 import asyncio
 import json
 from collections import defaultdict, deque
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -81,6 +82,8 @@ class Watch:
         """By effect."""
         self._cycle_reads: dict[str, int] = defaultdict(int)
         self._last_cycle_at: datetime | None = None
+        self._listed: frozenset[str] = frozenset()
+        """Names of the instances that the last cycle saw."""
         self._people_started: list[datetime] = []
         self._kept_since: dict[str, datetime] = {}
 
@@ -116,7 +119,10 @@ class Watch:
         now = self._world.clock.now()
         soon = self._last_cycle_at is not None and now - self._last_cycle_at < NEXT_CYCLE
         self._last_cycle_at = now
-        for problem in problems_of(cycle, edges=soon):
+        seen = self._listed if soon else frozenset[str]()
+        zones = cycle.world.zones.values()
+        self._listed = frozenset(i.name for zone in zones for i in zone.instances)
+        for problem in problems_of(cycle, seen):
             self.violated(problem)
 
     def creating(self, order: NewServer) -> None:
@@ -203,7 +209,8 @@ class Watch:
             self.violated(f"{action} of {server.name}, which is protected")
         kept = any(tag == KEEP_TAG or tag.startswith(f"{KEEP_TAG}=") for tag in tags)
         since = self._kept_since.get(server.id)
-        if kept and since and self._world.clock.now() - since > IN_FLIGHT:
+        held_for = self._world.clock.now() - since if since else timedelta(0)
+        if kept and IN_FLIGHT < held_for < self._world.config.keep:
             self.violated(f"{action} of {server.name}, which is kept")
         # a creation that was cut off cleans up after itself, also when the lease is over
         if not (PROVISIONING_TAG in tags and action in ("terminate", "delete")):
@@ -273,16 +280,16 @@ class Watch:
                 self.violated(f"{server.name} is removed before its volume {volume.id} is tagged")
 
 
-def problems_of(cycle: Cycle, *, edges: bool = True) -> list[str]:
+def problems_of(cycle: Cycle, seen_before: Container[str]) -> list[str]:
     """What is wrong in one cycle by itself: edges, reasons, decisions, intents.
 
-    After a long pause an instance may have passed several states: its edge says nothing.
+    Who was not seen in the cycle before may have passed several states: its edge says nothing.
     """
     plan = cycle.plan
     found = [
         f"{one.name}: {one.previous} -> {one.state} is not in TRANSITIONS"
         for one in plan.instances
-        if edges and one.previous and one.state not in TRANSITIONS[one.previous]
+        if one.previous and one.name in seen_before and one.state not in TRANSITIONS[one.previous]
     ]
     found += [f"nothing said of {q.queue}" for q in plan.queues if not q.because.strip()]
     found += [f"nothing said of {i.name}" for i in plan.instances if not i.because.strip()]

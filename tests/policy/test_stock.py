@@ -1,0 +1,223 @@
+"""Back-offs: how long nothing is launched in a placement, and what ends that."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import pytest
+
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    Failure,
+    Outcome,
+    Reason,
+    StartInstance,
+)
+from gpu_autoscaler.domain.memory import Backoff
+from gpu_autoscaler.domain.model import (
+    Availability,
+    ClearmlView,
+    CreateOrder,
+    Placement,
+    ZoneView,
+)
+from gpu_autoscaler.policy.stock import Backoffs
+from tests.policy.worlds import OTHER_ZONE, SPEC, START, TYPE, ZONE, minutes, registered, seconds
+
+HERE, THERE, OTHER = Placement(TYPE, ZONE), Placement(TYPE, OTHER_ZONE), Placement("L4-1-24G", ZONE)
+OUT = Failure.OUT_OF_STOCK
+FIRST = minutes(5)
+
+
+def backoff(
+    failure: Failure = OUT,
+    *,
+    at: Placement = HERE,
+    failures: int = 1,
+    failed_at: datetime = START,
+    until: datetime = START + FIRST,
+    spec: str = "",
+    shortage_seen: bool = False,
+) -> Backoff:
+    return Backoff(at, failure, failures, failed_at, until, "said so", spec, shortage_seen)
+
+
+def after(pause: timedelta, kept: Iterable[Backoff] = (backoff(),)) -> Backoffs:
+    """So long after START."""
+    return Backoffs(kept, START + pause)
+
+
+@pytest.mark.parametrize(
+    ("failure", "pauses"),
+    [
+        (OUT, (5, 10, 20, 40, 60, 60)),
+        (Failure.RATE_LIMITED, (1, 2, 4, 8, 10, 10)),
+        (Failure.TRANSIENT, (0.5, 1, 2, 4, 5, 5)),
+        (Failure.NOT_FOUND, (0.5, 1, 2, 4, 5, 5)),
+        (Failure.QUOTA, (30, 30)),
+        (Failure.REJECTED, (60, 60)),
+        (Failure.UNAUTHORIZED, (5, 5)),
+    ],
+)
+def test_each_failure_has_its_ladder(failure: Failure, pauses: tuple[float, ...]) -> None:
+    kept: tuple[Backoff, ...] = ()
+    now = START
+    for row, pause in enumerate(pauses, 1):
+        backoffs = Backoffs(kept, now)
+        backoffs.failed(HERE, failure, "said so", spec=SPEC)
+        kept = backoffs.kept()
+        spec = SPEC if failure is Failure.REJECTED else ""
+        until = now + minutes(pause)
+        assert kept == (backoff(failure, failures=row, failed_at=now, until=until, spec=spec),)
+        now = until
+
+
+def test_a_long_row_stays_at_the_cap() -> None:
+    backoffs = after(FIRST, [backoff(failures=5000)])
+    backoffs.failed(HERE, OUT, "said so")
+    assert backoffs.kept()[0].until == START + FIRST + minutes(60)
+
+
+def test_while_it_lasts_the_same_again_changes_nothing() -> None:
+    backoffs = after(minutes(4.9))
+    backoffs.failed(HERE, OUT, "again")
+    assert backoffs.kept() == (backoff(),)
+
+
+@pytest.mark.parametrize(
+    ("failure", "until"),
+    [
+        (Failure.QUOTA, minutes(31)),  # a longer one takes its place
+        (Failure.TRANSIENT, minutes(5)),  # a shorter one does not
+    ],
+)
+def test_another_failure_meanwhile(failure: Failure, until: timedelta) -> None:
+    backoffs = after(minutes(1), [backoff(failures=3)])
+    backoffs.failed(HERE, failure, "another")
+    (one,) = backoffs.kept()
+    assert one.until == START + until
+    assert (one.failure, one.failures) == ((failure, 1) if failure is Failure.QUOTA else (OUT, 3))
+
+
+def test_another_failure_afterwards_begins_a_row() -> None:
+    backoffs = after(minutes(10), [backoff(failures=3)])
+    backoffs.failed(HERE, Failure.TRANSIENT, "another")
+    assert backoffs.kept()[0].failures == 1
+
+
+def test_a_rejection_is_kept_beside_a_placement_s_own() -> None:
+    backoffs = after(minutes(1))
+    backoffs.failed(HERE, Failure.REJECTED, "no such image", spec="bad")
+    assert [b.spec for b in backoffs.kept()] == ["", "bad"]
+
+
+@pytest.mark.parametrize(("pause", "kept"), [(minutes(124.9), 1), (minutes(125), 0)])
+def test_two_hours_after_its_end_it_is_forgotten(pause: timedelta, kept: int) -> None:
+    assert len(after(pause).kept()) == kept
+
+
+@pytest.mark.parametrize(
+    ("kept", "placement", "spec", "pause", "holds"),
+    [
+        (backoff(), HERE, SPEC, minutes(0), True),
+        (backoff(), HERE, SPEC, minutes(4.9), True),
+        (backoff(), HERE, SPEC, minutes(5), False),
+        (backoff(), THERE, SPEC, minutes(0), False),
+        (backoff(), OTHER, SPEC, minutes(0), False),
+        (backoff(Failure.REJECTED, spec=SPEC), HERE, SPEC, minutes(0), True),
+        (backoff(Failure.REJECTED, spec=SPEC), HERE, "another", minutes(0), False),
+        (backoff(Failure.REJECTED, spec=SPEC), THERE, SPEC, minutes(0), False),
+        (backoff(Failure.QUOTA), THERE, SPEC, minutes(4.9), True),
+        (backoff(Failure.QUOTA), THERE, SPEC, minutes(5), False),
+        (backoff(Failure.QUOTA), OTHER, SPEC, minutes(0), False),
+    ],
+)
+def test_what_a_back_off_holds_back(
+    kept: Backoff, placement: Placement, spec: str, pause: timedelta, holds: bool
+) -> None:
+    assert after(pause, [kept]).of(placement, spec) == (kept if holds else None)
+
+
+@pytest.mark.parametrize(
+    ("kept", "placement", "spec", "booted_at", "ended"),
+    [
+        (backoff(), HERE, SPEC, seconds(1), True),
+        (backoff(), HERE, SPEC, seconds(0), False),
+        (backoff(), THERE, SPEC, seconds(1), False),
+        (backoff(Failure.REJECTED, spec=SPEC), HERE, SPEC, seconds(1), True),
+        (backoff(Failure.REJECTED, spec="bad"), HERE, SPEC, seconds(1), False),
+    ],
+)
+def test_what_boots_there_ends_it(
+    kept: Backoff, placement: Placement, spec: str, booted_at: timedelta, ended: bool
+) -> None:
+    backoffs = after(minutes(1), [kept])
+    backoffs.booted(placement, spec, START + booted_at)
+    assert backoffs.kept() == (() if ended else (kept,))
+
+
+def world(stock: Availability | None, zone: str = ZONE) -> World:
+    stocks = {TYPE: stock} if stock is not None else None
+    view = ZoneView(zone, complete=True, observed_at=START, availability=stocks)
+    return World(ClearmlView(complete=True, observed_at=START), {zone: view}, {})
+
+
+@pytest.mark.parametrize(
+    ("kept", "view", "pause", "until", "seen"),
+    [
+        (backoff(), world(Availability.SHORTAGE), 1, 5, True),
+        (backoff(shortage_seen=True), world(Availability.AVAILABLE), 1, 1, False),
+        (backoff(shortage_seen=True), world(Availability.SCARCE), 1, 1, False),
+        (backoff(), world(Availability.AVAILABLE), 1, 5, False),
+        (backoff(shortage_seen=True), world(Availability.AVAILABLE), 5, 5, True),
+        (backoff(shortage_seen=True), world(None), 1, 5, True),
+        (backoff(shortage_seen=True), world(Availability.AVAILABLE, OTHER_ZONE), 1, 5, True),
+        (backoff(at=OTHER, shortage_seen=True), world(Availability.AVAILABLE), 1, 5, True),
+        (backoff(Failure.QUOTA, shortage_seen=True), world(Availability.AVAILABLE), 1, 5, True),
+        (backoff(Failure.QUOTA), world(Availability.SHORTAGE), 1, 5, False),
+    ],
+)
+def test_only_a_change_from_shortage_ends_it_early(
+    kept: Backoff, view: World, pause: float, until: float, seen: bool
+) -> None:
+    # the other one is of another kind, and in nobody's way
+    backoffs = after(minutes(pause), [backoff(Failure.TRANSIENT, at=Placement("A", "a")), kept])
+    backoffs.end_early(view)
+    found = next(b for b in backoffs.kept() if b.placement == kept.placement)
+    assert (found.until, found.shortage_seen) == (START + minutes(until), seen)
+
+
+CREATE = CreateInstance(
+    order=CreateOrder("m9", "q", HERE, "image", 1, 1, ()), reason=Reason.DEMAND, because="x"
+)
+START_M1 = StartInstance(instance=registered("m1"), reason=Reason.DEMAND, because="x")
+DELETE = DeleteInstance(instance=registered("m1"), reason=Reason.SPEC_CHANGED, because="x")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "refused_for", "failure"),
+    [
+        (Outcome(CREATE, START, OUT, "said so"), None, OUT),
+        (Outcome(START_M1, START, OUT, "said so"), None, OUT),
+        (Outcome(CREATE, START, Failure.REJECTED, "said so"), None, Failure.REJECTED),
+        (Outcome(CREATE, START), None, None),
+        (Outcome(CREATE, START, Failure.GUARD), None, None),
+        (Outcome(DELETE, START, Failure.TRANSIENT), None, None),
+        (Outcome(CREATE, START, Failure.UNAUTHORIZED, "said so"), None, None),
+        (Outcome(CREATE, START, Failure.UNAUTHORIZED, "said so"), minutes(1.9), None),
+        (
+            Outcome(CREATE, START, Failure.UNAUTHORIZED, "said so"),
+            minutes(2),
+            Failure.UNAUTHORIZED,
+        ),
+    ],
+)
+def test_what_is_learnt_from_an_ended_launch(
+    outcome: Outcome, refused_for: timedelta | None, failure: Failure | None
+) -> None:
+    backoffs = Backoffs([], START)
+    backoffs.learn(outcome, SPEC, None if refused_for is None else START - refused_for)
+    found = [(b.placement, b.failure, b.message, b.spec) for b in backoffs.kept()]
+    spec = SPEC if failure is Failure.REJECTED else ""
+    assert found == ([] if failure is None else [(HERE, failure, "said so", spec)])

@@ -1,0 +1,60 @@
+"""When the clock was set back, nothing remembered lies in the future."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending
+from gpu_autoscaler.domain.model import Placement
+from gpu_autoscaler.policy.turned_back import turned_back
+from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
+
+HERE = Placement(TYPE, ZONE)
+BEFORE = START - minutes(20)
+
+
+def remembered(at: datetime) -> Memory:
+    """Everything in it happened just now, or ends in ten minutes; one report is older."""
+    ends = at + minutes(10)
+    times: dict[str, Any] = {
+        "state_since": at,
+        "booted_at": at,
+        "idle_since": at,
+        "fast_failures": (BEFORE, at),
+    }
+    return Memory(
+        instances={"id-m1": known(**times, last_report_at=BEFORE)},
+        pending={"stop:id-m1": Pending("stop:id-m1", "m1", at, ends, "q")},
+        backoffs=(Backoff(HERE, Failure.OUT_OF_STOCK, 2, at, ends, "none left"),),
+        breakers=(Breaker(HERE, SPEC, 3, at, ends, 1),),
+        retired={"m0": at},
+        planned_at=at,
+        queue_ids={"q-1": "q"},
+    )
+
+
+def test_what_happened_happened_now_and_what_ends_ends_as_much_earlier() -> None:
+    back = minutes(5)
+    assert turned_back(remembered(START), START - back) == replace(
+        remembered(START - back), planned_at=START - back
+    )
+
+
+def test_of_the_past_nothing_changes() -> None:
+    seen = turned_back(remembered(START), START - minutes(5))
+    assert seen.instances["id-m1"].last_report_at == BEFORE
+    assert seen.instances["id-m1"].fast_failures[0] == BEFORE
+
+
+@pytest.mark.parametrize("later", [timedelta(0), seconds(30), timedelta(hours=5)])
+def test_a_clock_that_goes_on_changes_nothing(later: timedelta) -> None:
+    memory = remembered(START)
+    assert turned_back(memory, START + later) is memory
+
+
+def test_without_a_plan_there_is_nothing_to_turn_back() -> None:
+    memory = Memory(retired={"m0": START + minutes(5)})
+    assert turned_back(memory, START) is memory
