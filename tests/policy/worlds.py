@@ -27,8 +27,12 @@ from gpu_autoscaler.domain.model import (
     Worker,
     ZoneView,
 )
+from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.questions import ended_tasks_since
+from gpu_autoscaler.policy.state import Fact
+from gpu_autoscaler.policy.stock import Backoffs
 
 START = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)
 ZONE = "fr-par-2"
@@ -106,6 +110,59 @@ def known(name: str = "m1", state: str = "idle", **changes: Any) -> InstanceMemo
         booted_at=START - timedelta(hours=1),
     )
     return replace(plain, **changes)
+
+
+def fact(name: str = "m1", state: str = "idle", **changes: Any) -> Fact:
+    """A registered instance as this cycle knows it; `memory` overrides what is remembered."""
+    now = InstanceState(state)
+    memory = known(name, state, **changes.pop("memory", {}))
+    there = changes.pop("instance", registered(name, _SERVER_STATES.get(now, "running")))
+    plain = Fact(there, now, replace(memory, last_seen=there), previous=now, seen=True)
+    return replace(plain, **changes)
+
+
+_SERVER_STATES = {
+    InstanceState.STOPPED: "stopped",
+    InstanceState.STOPPING: "stopping",
+    InstanceState.STARTING: "starting",
+    InstanceState.STOPPED_IN_PLACE: "stopped in place",
+    InstanceState.PROVISIONING: "stopped",
+}
+
+
+def fleet(
+    *facts: Fact,
+    memory: Memory | None = None,
+    settings: Config | None = None,
+    complete: bool = True,
+    **world: Any,
+) -> Fleet:
+    """The fleet at START, where both APIs have answered; `world` overrides ClearML's or its own."""
+    memory = memory or Memory(planned_at=START - seconds(30))
+    settings = settings or config()
+    shown = {
+        "queues": {QUEUE: Queue(QUEUE_ID, QUEUE)},
+        "ended_tasks": (),
+        **{key: world.pop(key) for key in list(world) if hasattr(ClearmlView, key)},
+    }
+    zones = {z: ZoneView(z, complete=True, observed_at=START) for z in (ZONE, OTHER_ZONE)}
+    return Fleet(
+        settings,
+        World(
+            **{
+                "clearml": ClearmlView(complete=complete, observed_at=START, **shown),
+                "zones": zones,
+                "specs": {QUEUE: SPEC},
+                **world,
+            }
+        ),
+        memory,
+        START,
+        {each.instance.id: each for each in facts},
+        Backoffs(memory.backoffs, START),
+        Breakers(memory.breakers, START),
+        dict(memory.pending),
+    )
 
 
 @dataclass

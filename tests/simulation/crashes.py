@@ -28,6 +28,8 @@ QUEUE = "H100-1-80G"
 PLACEMENT = Placement(QUEUE, "fr-par-2")
 RESTART_AFTER = 4.0
 """Seconds: sooner than anything shows that was not stored."""
+LISTING_LAG_SECONDS = 25.0
+"""What was done right before a crash is not listed when the next daemon looks first."""
 LONGEST = timedelta(hours=3)
 BOOT = Habit(boot_seconds=40)
 
@@ -66,7 +68,7 @@ def config() -> Config:
     queue: dict[str, Any] = {
         "name": QUEUE,
         "placements": [PLACEMENT],
-        "max_instances": 3,
+        "max_instances": 6,
         "idle_timeout": "2m",
         "stale_timeout": "3m",
         "lost_timeout": "2m",
@@ -131,6 +133,7 @@ async def tell(crash: Crash | None) -> tuple[CrashWorld, End]:
     track_processes()
     world = CrashWorld("crash", NONE, config(), with_lease=False, crash=crash)
     queue_id = world.queue_ids[QUEUE]
+    world.scaleway.set_listing_lag(LISTING_LAG_SECONDS)
     _leftovers(world)
     world.start_daemon()
     names: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """`plan`: what one cycle would do now, as a table, with reasons; changes nothing."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 from gpu_autoscaler.commands.storing import read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.runtime.loop import CONFIRM_AFTER, Cycle
+from gpu_autoscaler.runtime.loop import Cycle
 
 
 async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -> int:
@@ -21,9 +22,8 @@ async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -
         memory = (await store.load()).memory
         cycle = await loop.look(memory)
         if memory is None:
-            # as the daemon would: without memory, a second observation has to agree
-            await clock.sleep(CONFIRM_AFTER.total_seconds())
-            cycle = await loop.look(cycle.plan.memory)
+            # what a daemon would do once a second observation has agreed with the first
+            cycle = await loop.look(replace(cycle.plan.memory, unconfirmed_need=None))
     if as_json:
         console.print_json(json.dumps(as_dict(cycle)))
     else:

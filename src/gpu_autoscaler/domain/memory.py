@@ -176,6 +176,8 @@ class Memory:
     again: their tasks may still run."""
     volumes_listed_at: datetime | None = None
     unauthorized_since: datetime | None = None
+    begun_at: datetime | None = None
+    """When it began empty: what was done shortly before, no listing may show yet."""
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
     was none yet; -2: two agreed), until two agree for all; None when nothing is left to confirm."""

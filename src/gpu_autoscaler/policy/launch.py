@@ -12,8 +12,9 @@ from datetime import datetime
 
 from gpu_autoscaler.config.fields import slug
 from gpu_autoscaler.config.models import QueueConfig
+from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.decisions import QueueDecision
-from gpu_autoscaler.domain.effects import CreateInstance, Reason, StartInstance
+from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, StartInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
@@ -92,7 +93,10 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
     elif wanted > (confirmed := _confirmed(fleet, queue, wanted)):
         wanted = confirmed
         reason = Reason.UNCONFIRMED
-        because = "started without memory: a second observation must agree before the first launch"
+        because = (
+            f"started without memory: a second observation, {format_duration(LISTING_LAG)} after "
+            "the first, must agree before the first launch"
+        )
         if dark := [zone for zone in fleet.config.zones if not fleet.zone_answers(zone)]:
             because += f"; {', '.join(dark)} does not answer"
     elif wanted and (resting := _resting(fleet, queue)):
@@ -132,6 +136,12 @@ def observed(fleet: Fleet, queue: QueueConfig) -> bool:
     return fleet.world.clearml.complete and all(map(fleet.zone_answers, zones))
 
 
+def listings_show_all(fleet: Fleet) -> bool:
+    """Whether all that was done before this memory began is certainly listed by now."""
+    begun_at = fleet.memory.begun_at
+    return begun_at is None or fleet.now - begun_at >= LISTING_LAG
+
+
 def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:
     """How many launches two observations agree on; only one was made since memory was lost."""
     if fleet.memory.unconfirmed_need is None:
@@ -139,7 +149,9 @@ def _confirmed(fleet: Fleet, queue: QueueConfig, wanted: int) -> int:
     before = fleet.memory.unconfirmed_need.get(queue.name, UNSEEN)
     if before == CONFIRMED:
         return wanted
-    return min(wanted, max(before, 0)) if observed(fleet, queue) else 0
+    if before == UNSEEN or not (observed(fleet, queue) and listings_show_all(fleet)):
+        return 0
+    return min(wanted, before)
 
 
 def _nothing_needed(need_: Need) -> tuple[Reason, str, int]:

@@ -31,7 +31,8 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     """Decide what to do now, and say for every queue and instance why that, or why nothing."""
     memory = turned_back(memory, now)
     if world.lost_memory:
-        memory = replace(memory, unconfirmed_need=dict.fromkeys(config.queues, launch.UNSEEN))
+        unseen = dict.fromkeys(config.queues, launch.UNSEEN)
+        memory = replace(memory, begun_at=now, unconfirmed_need=unseen)
     learned = learn(world, memory, now)
     memory = learned.memory
     facts = Join(world, memory, config, now).facts()
@@ -143,8 +144,8 @@ def _unconfirmed(fleet: Fleet) -> dict[str, int] | None:
     for queue in fleet.config.queues.values():
         before = left[queue.name] = known.get(queue.name, launch.UNSEEN)
         if before != launch.CONFIRMED and launch.observed(fleet, queue):
-            first = before == launch.UNSEEN
-            left[queue.name] = launch.need(fleet, queue).wanted if first else launch.CONFIRMED
+            agreed = before != launch.UNSEEN and launch.listings_show_all(fleet)
+            left[queue.name] = launch.CONFIRMED if agreed else launch.need(fleet, queue).wanted
     return left if set(left.values()) != {launch.CONFIRMED} else None
 
 

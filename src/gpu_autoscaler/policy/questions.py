@@ -1,12 +1,12 @@
 """What else this cycle should ask, beyond its fixed reads: only what matters to a decision."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import Queue, Task, Worker
 from gpu_autoscaler.policy.guard import claimed_machines
 from gpu_autoscaler.policy.settings import CLOCK_MARGIN, PAUSED_AFTER, VOLUME_LISTING_SHARE
@@ -41,32 +41,40 @@ def ended_tasks_since(
     silent = {m.last_seen.name for m in memory.instances.values() if m.state is S.LOST}
     at_work = silent & claimed  # a task of a silent instance is awaited until ClearML ends it
     moments = [off.since for name, off in memory.power_offs.items() if name not in at_work]
-    rows: list[datetime] = []
-    timeouts = [queue.idle_timeout for queue in config.queues.values()]
     if lost_memory or memory.unconfirmed_need is not None:
+        timeouts = [queue.idle_timeout for queue in config.queues.values()]
         moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
     elif memory.instances and memory.planned_at is not None:
         if memory.clearml_since is None:
             moments.append(memory.planned_at - _OUTAGE_LOOK_BACK)
         elif now - memory.planned_at > PAUSED_AFTER:
             moments.append(memory.planned_at)
-    soonest = min(timeouts, default=timedelta(0))
     for known in memory.instances.values():
-        if known.state is S.RUNNING_TASK:
-            if known.last_seen.name not in claimed:
-                moments.append(memory.planned_at or now)
-        elif known.state is S.IDLE and known.idle_since is not None:
-            queue = config.queues.get(known.last_seen.queue)
-            early = (queue.idle_timeout_after_success if queue else None) or soonest
-            if now - known.idle_since >= early:
-                moments.append(known.idle_since)
-        if known.state in (S.IDLE, S.RUNNING_TASK):
-            rows += known.fast_failures[:1]
-            if known.last_seen.queue in memory.waited:
-                moments.append(memory.planned_at or now)
+        moments += _moments_of(known, memory, config, claimed, now)
+    up = [m for m in memory.instances.values() if m.state in (S.IDLE, S.RUNNING_TASK)]
+    rows = [at for known in up for at in known.fast_failures[:1]]
     if moments and rows:
         moments.append(max(min(rows), now - _ROW_LOOK_BACK))
     return min(moments) - CLOCK_MARGIN if moments else None
+
+
+def _moments_of(
+    known: InstanceMemory, memory: Memory, config: Config, claimed: Collection[str], now: datetime
+) -> list[datetime]:
+    """From when on it matters what ended on one instance."""
+    if known.state not in (S.IDLE, S.RUNNING_TASK):
+        return []
+    moments: list[datetime] = []
+    if known.last_seen.queue in memory.waited:
+        moments.append(memory.planned_at or now)
+    if known.state is S.RUNNING_TASK and known.last_seen.name not in claimed:
+        moments.append(memory.planned_at or now)
+    if known.state is S.IDLE and known.idle_since is not None:
+        queue = config.queues.get(known.last_seen.queue)
+        early = queue and (queue.idle_timeout_after_success or queue.idle_timeout)
+        if now - known.idle_since >= (early or timedelta(0)):
+            moments.append(known.idle_since)
+    return moments
 
 
 def queue_names(memory: Memory, config: Config) -> list[str]:

@@ -12,7 +12,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
-from gpu_autoscaler.domain.effects import Failure, Outcome
+from gpu_autoscaler.domain.effects import LISTING_LAG, Failure, Outcome
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.learn import learn
@@ -25,7 +25,7 @@ from gpu_autoscaler.runtime.record import Recorder
 
 log = structlog.get_logger("gpu_autoscaler")
 
-CONFIRM_AFTER = timedelta(seconds=5)
+CONFIRM_AFTER = LISTING_LAG + timedelta(seconds=1)
 """Without memory, the second observation follows the first so soon."""
 
 SHORTEST_PAUSE = timedelta(seconds=2)

@@ -119,7 +119,7 @@ class Watch:
         now = self._world.clock.now()
         soon = self._last_cycle_at is not None and now - self._last_cycle_at < NEXT_CYCLE
         self._last_cycle_at = now
-        seen = self._listed if soon else frozenset[str]()
+        seen = self._listed if soon and cycle.acted else frozenset[str]()
         zones = cycle.world.zones.values()
         self._listed = frozenset(i.name for zone in zones for i in zone.instances)
         for problem in problems_of(cycle, seen):
@@ -168,7 +168,7 @@ class Watch:
         if self._world.actor is not None:
             self.caught += 1
             self.say(f"the power-off of {server.name} catches {task_id}")
-        elif run is not None:
+        else:
             self.excuse(task_id, f"{server.name} went, by no doing of ours")
 
     def excuse(self, task_id: str, why: str) -> None:

@@ -1,0 +1,320 @@
+"""What memory learns from effects that ended."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    DeleteVolume,
+    Effect,
+    Failure,
+    Guard,
+    Outcome,
+    Reason,
+    RescueTask,
+    SetTags,
+    StartInstance,
+    StopInstance,
+)
+from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff, Requeue
+from gpu_autoscaler.domain.model import (
+    ClearmlView,
+    CreateOrder,
+    Instance,
+    Placement,
+    Volume,
+    ZoneView,
+)
+from gpu_autoscaler.policy.learn import Learned, learn
+from tests.policy.worlds import (
+    OTHER_ZONE,
+    QUEUE,
+    SPEC,
+    START,
+    TYPE,
+    ZONE,
+    instance,
+    known,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
+
+HERE = Placement(TYPE, ZONE)
+ENDED_AT = START - seconds(10)
+WHY: Mapping[str, Any] = {"reason": Reason.DEMAND, "because": "a test"}
+M1 = registered("m1")
+CREATE = CreateInstance(order=CreateOrder("m9", QUEUE, HERE, "image", 1, 1, ()), **WHY)
+START_M1 = StartInstance(instance=M1, **WHY)
+STOP_M1 = StopInstance(instance=M1, guard=Guard.IDLE, booted_at=START, **WHY)
+DELETE_M1 = DeleteInstance(instance=M1, **WHY)
+TAG_M1 = SetTags(instance=M1, **WHY)
+SWEEP = DeleteVolume(volume=Volume("v1", ZONE, "v1", None, START), **WHY)
+CAUGHT = RescueTask(task=task("t1"), reason=Reason.CAUGHT_TASK, because="a test")
+LOST = replace(CAUGHT, reason=Reason.LOST_TASK)
+POPPED = replace(CAUGHT, reason=Reason.POPPED_TASK)
+
+
+def pending(effect: Effect | str, **changes: Any) -> Pending:
+    """Begun a minute ago, with two minutes left."""
+    key = effect if isinstance(effect, str) else effect.key
+    name = "m9" if isinstance(effect, str) else effect.subject
+    plain = Pending(key, name, START - minutes(1), START + minutes(2), QUEUE, HERE)
+    return replace(plain, **changes)
+
+
+def world(
+    *outcomes: Outcome,
+    complete: bool = True,
+    listed: tuple[Instance, ...] = (),
+    in_flight: frozenset[str] = frozenset(),
+) -> World:
+    return World(
+        clearml=ClearmlView(complete=True, observed_at=START),
+        zones={ZONE: ZoneView(ZONE, complete, START, listed)},
+        specs={QUEUE: SPEC},
+        outcomes=outcomes,
+        in_flight=in_flight,
+    )
+
+
+def learned(
+    effect: Effect, failure: Failure | None = None, *, message: str = "", **memory: Any
+) -> Learned:
+    """After this effect, which was under way, has ended."""
+    under_way = {effect.key: pending(effect), "stop:id-m7": pending("stop:id-m7")}
+    outcome = Outcome(effect, ENDED_AT, failure, message)
+    return learn(world(outcome), Memory(pending=under_way, **memory), START)
+
+
+@pytest.mark.parametrize("effect", [CREATE, START_M1, STOP_M1, DELETE_M1, TAG_M1])
+def test_what_was_accepted_is_awaited_for_a_minute(effect: Effect) -> None:
+    found = learned(effect).memory.pending
+    settled = pending(effect, done=True, expires_at=ENDED_AT + seconds(60))
+    assert found == {effect.key: settled, "stop:id-m7": pending("stop:id-m7")}
+
+
+@pytest.mark.parametrize("effect", [SWEEP, CAUGHT, POPPED])
+def test_what_no_listing_shows_is_over_at_once(effect: Effect) -> None:
+    assert set(learned(effect).memory.pending) == {"stop:id-m7"}
+
+
+PAUSES = {
+    Failure.TRANSIENT: 1,
+    Failure.RATE_LIMITED: 1,
+    Failure.UNAUTHORIZED: 2,
+    Failure.REJECTED: 10,
+}
+
+
+@pytest.mark.parametrize("effect", [STOP_M1, DELETE_M1, TAG_M1, SWEEP, CAUGHT])
+@pytest.mark.parametrize("failure", Failure)
+def test_what_failed_is_not_tried_again_for_a_while(effect: Effect, failure: Failure) -> None:
+    found = learned(effect, failure).memory.pending.get(effect.key)
+    pause = PAUSES.get(failure)
+    left = pause and pending(effect, failed=True, expires_at=ENDED_AT + minutes(pause))
+    assert found == left
+
+
+@pytest.mark.parametrize(
+    ("effect", "failure", "pause", "backs_off"),
+    [
+        (CREATE, Failure.OUT_OF_STOCK, None, True),
+        (CREATE, Failure.TRANSIENT, None, True),
+        (CREATE, Failure.REJECTED, None, True),
+        (CREATE, Failure.NOT_FOUND, None, True),
+        (START_M1, Failure.OUT_OF_STOCK, None, True),
+        (START_M1, Failure.RATE_LIMITED, None, True),
+        # one machine that cannot be started is no fault of its placement
+        (START_M1, Failure.TRANSIENT, 1, False),
+        (START_M1, Failure.REJECTED, 10, False),
+        (START_M1, Failure.NOT_FOUND, None, False),
+    ],
+)
+def test_a_failed_launch_rests_its_placement_or_the_machine(
+    effect: Effect, failure: Failure, pause: int | None, backs_off: bool
+) -> None:
+    found = learned(effect, failure, message="said so")
+    left = found.memory.pending.get(effect.key)
+    assert left == (pause and pending(effect, failed=True, expires_at=ENDED_AT + minutes(pause)))
+    spec = SPEC if failure is Failure.REJECTED else ""
+    backoffs = [(b.placement, b.failure, b.message, b.spec) for b in found.backoffs.kept()]
+    assert backoffs == ([(HERE, failure, "said so", spec)] if backs_off else [])
+
+
+def test_an_outcome_of_what_is_no_longer_under_way_is_learnt_from_all_the_same() -> None:
+    outcome = Outcome(CREATE, ENDED_AT, Failure.REJECTED, "said so")
+    found = learn(world(outcome), Memory(), START)
+    assert found.memory.pending == {}
+    assert [(b.placement, b.spec) for b in found.backoffs.kept()] == [(HERE, "")]
+
+
+STOPPING = known("m1", "stopped", stop_decided_at=START, delete_when_stopped=True)
+OFF = {"m1": PowerOff(QUEUE, START), "m2": PowerOff(QUEUE, START)}
+
+
+@pytest.mark.parametrize(
+    ("effect", "failure", "started", "watched"),
+    [
+        (START_M1, None, ENDED_AT, False),
+        (START_M1, Failure.TRANSIENT, None, True),
+        (STOP_M1, Failure.GUARD, None, False),
+    ],
+)
+def test_a_start_and_a_refused_stop_end_the_power_off(
+    effect: Effect, failure: Failure | None, started: datetime | None, watched: bool
+) -> None:
+    there = {"id-m1": STOPPING, "id-m2": known("m2")}
+    memory = learned(effect, failure, instances=there, power_offs=OFF).memory
+    voided: dict[str, Any] = {"stop_decided_at": None, "delete_when_stopped": False}
+    ended = STOPPING if watched else replace(STOPPING, start_accepted_at=started, **voided)
+    assert memory.instances == {**there, "id-m1": ended}
+    assert set(memory.power_offs) == ({"m1", "m2"} if watched else {"m2"})
+
+
+@pytest.mark.parametrize("failure", [None, Failure.TRANSIENT])
+def test_a_stop_that_ended_otherwise_stays_decided(failure: Failure | None) -> None:
+    there = {"id-m1": STOPPING}
+    memory = learned(STOP_M1, failure, instances=there, power_offs=OFF).memory
+    assert (memory.instances, memory.power_offs) == (there, OFF)
+
+
+@pytest.mark.parametrize("failure", [None, Failure.TRANSIENT])
+def test_an_accepted_creation_is_known_by_its_name(failure: Failure | None) -> None:
+    there = {"id-m9": known("m9", "provisioning"), "id-m2": known("m2", "provisioning")}
+    memory = learned(CREATE, failure, instances=there).memory
+    assert memory.instances["id-m9"].start_accepted_at == (None if failure else ENDED_AT)
+    assert memory.instances["id-m2"] == there["id-m2"]
+
+
+def test_what_became_of_an_instance_that_is_gone_changes_nothing() -> None:
+    assert learned(START_M1).memory.instances == {}
+    assert learned(STOP_M1, Failure.GUARD).memory.instances == {}
+
+
+@pytest.mark.parametrize(
+    ("effect", "failure", "rescued", "requeued"),
+    [
+        (CAUGHT, None, {"t1"}, {}),
+        (CAUGHT, Failure.TRANSIENT, set(), {}),
+        (POPPED, None, set(), {}),
+        (LOST, None, set(), {"t1": Requeue(1, ENDED_AT)}),
+        (LOST, Failure.TRANSIENT, set(), {}),
+    ],
+)
+def test_a_task_that_was_put_back_is_remembered(
+    effect: Effect, failure: Failure | None, rescued: set[str], requeued: dict[str, Requeue]
+) -> None:
+    memory = learned(effect, failure).memory
+    assert memory.rescued == dict.fromkeys(rescued, ENDED_AT)
+    assert memory.requeued == requeued
+
+
+def test_how_often_it_was_put_back_is_counted() -> None:
+    memory = learned(LOST, requeued={"t1": Requeue(2, START - minutes(90))}).memory
+    assert memory.requeued == {"t1": Requeue(3, ENDED_AT)}
+
+
+SINCE = START - minutes(1)
+DENIED = Outcome(STOP_M1, ENDED_AT, Failure.UNAUTHORIZED)
+ALLOWED = Outcome(STOP_M1, ENDED_AT)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "before", "since"),
+    [
+        ([DENIED], None, START),
+        ([DENIED], SINCE, SINCE),
+        ([ALLOWED], SINCE, None),
+        ([ALLOWED, DENIED], SINCE, START),
+        ([DENIED, ALLOWED], SINCE, None),
+        ([], SINCE, SINCE),
+        ([Outcome(STOP_M1, ENDED_AT, Failure.TRANSIENT)], SINCE, SINCE),
+        ([Outcome(CAUGHT, ENDED_AT)], SINCE, SINCE),  # ClearML's permission, not Scaleway's
+    ],
+)
+def test_since_when_permission_is_refused(
+    outcomes: list[Outcome], before: datetime | None, since: datetime | None
+) -> None:
+    memory = learn(world(*outcomes), Memory(unauthorized_since=before), START).memory
+    assert memory.unauthorized_since == since
+
+
+@pytest.mark.parametrize(("refused_for", "backs_off"), [(119, False), (120, True)])
+def test_refused_permission_rests_a_placement_after_two_minutes(
+    refused_for: float, backs_off: bool
+) -> None:
+    since = START - seconds(refused_for)
+    found = learned(CREATE, Failure.UNAUTHORIZED, unauthorized_since=since)
+    assert len(found.backoffs.kept()) == backs_off
+
+
+OVER = START  # to the second
+LEFT = START + seconds(1)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "view", "left"),
+    [
+        ("stop:id-m1", {"expires_at": LEFT}, world(), True),
+        ("stop:id-m1", {"expires_at": OVER}, world(), False),
+        ("stop:id-m1", {}, world(in_flight=frozenset({"stop:id-m1"})), True),
+        ("stop:id-m1", {}, world(in_flight=frozenset({"stop:id-m2"})), False),
+        # a launch may have taken effect where nobody can look now
+        ("start:id-m1", {}, world(complete=False), True),
+        ("create:m9", {}, world(complete=False), True),
+        ("stop:id-m1", {}, world(complete=False), False),
+        ("start:id-m1", {}, world(), False),
+        ("start:id-m1", {"failed": True}, world(complete=False), False),
+        ("start:id-m1", {"placement": None}, world(complete=False), False),
+        ("start:id-m1", {"placement": Placement(TYPE, OTHER_ZONE)}, world(), True),
+    ],
+)
+def test_how_long_something_is_under_way(
+    key: str, changes: dict[str, Any], view: World, left: bool
+) -> None:
+    one = pending(key, **{"expires_at": OVER, **changes})
+    found = learn(view, Memory(pending={key: one}), START).memory.pending
+    assert found == ({key: one} if left else {})
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "listed", "awaited"),
+    [
+        ("create:m9", {}, False, True),
+        ("create:m9", {"missed": True}, False, False),
+        ("create:m9", {"failed": True}, False, False),
+        ("create:m9", {}, True, False),
+        ("start:id-m9", {}, False, False),
+    ],
+)
+@pytest.mark.parametrize("by", ["a listing", "memory"])
+def test_a_creation_is_missed_in_one_listing_before_it_is_given_up(
+    key: str, changes: dict[str, Any], listed: bool, awaited: bool, by: str
+) -> None:
+    one = pending(key, expires_at=OVER, **changes)
+    name = "m9" if listed else "m8"
+    memory = Memory(pending={key: one}, instances={"i": known(name if by == "memory" else "m8")})
+    view = world(listed=(instance(name if by == "a listing" else "m8"),))
+    found = learn(view, memory, START).memory.pending
+    assert found == ({key: replace(one, missed=True)} if awaited else {})
+
+
+def test_the_memory_that_was_given_is_left_alone() -> None:
+    memory = Memory(pending={CREATE.key: pending(CREATE)})
+    learn(world(Outcome(CREATE, ENDED_AT)), memory, START)
+    assert memory.pending == {CREATE.key: pending(CREATE)}
+
+
+def test_old_outcomes_do_not_lengthen_what_is_under_way() -> None:
+    late = START + timedelta(minutes=10)
+    under_way = {STOP_M1.key: pending(STOP_M1)}
+    found = learn(world(Outcome(STOP_M1, ENDED_AT)), Memory(pending=under_way), late)
+    assert found.memory.pending == {}

@@ -1,0 +1,457 @@
+"""Scale down, rule by rule: to the second, and with the sentence that says why."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import Entry, Queue, Worker
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.state import Fact
+from gpu_autoscaler.policy.stop import stop_all
+from tests.policy.worlds import (
+    QUEUE,
+    QUEUE_ID,
+    SPEC,
+    START,
+    TYPE,
+    ZONE,
+    config,
+    fact,
+    fleet,
+    instance,
+    known,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
+
+HOUR_AGO = START - timedelta(hours=1)
+
+
+def idle(name: str, idle_for: timedelta, *, queue: str = QUEUE, **changes: Any) -> Fact:
+    """Its agent has reported no task several times, the last time ten seconds ago."""
+    since = START - idle_for
+    reports = {"first_idle_report_at": since, "last_report_at": START - seconds(10)}
+    memory = {"idle_since": since, **reports, **changes.pop("memory", {})}
+    return fact(name, memory=memory, instance=registered(name, queue=queue), **changes)
+
+
+def decided(*facts: Fact, stuck: Collection[str] = (), **world: Any) -> Fleet:
+    """What is planned and said; the agents of idle ones have just reported."""
+    agents = [each for each in facts if each.state.value == "idle"]
+    reports = [Worker(each.name, HOUR_AGO, START - seconds(10)) for each in agents]
+    there = fleet(*facts, **{"workers": tuple(reports), **world})
+    stop_all(there, frozenset(stuck))
+    return there
+
+
+def said(there: Fleet) -> dict[str, tuple[str, Reason, str]]:
+    """By name: `stop` or nothing, the reason and the sentence."""
+    found = {there.facts[i].name: ("", *verdict) for i, verdict in there.verdicts.items()}
+    return found | {e.subject: (e.verb, e.reason, e.because) for e in there.effects}
+
+
+def waiting(count: int) -> dict[str, Any]:
+    """So many tasks wait in the queue."""
+    names = [f"w{n}" for n in range(count)]
+    entries = tuple(Entry(name, START) for name in names)
+    queues = {QUEUE: Queue(QUEUE_ID, QUEUE, entries)}
+    return {"queues": queues, "open_tasks": tuple(task(name) for name in names)}
+
+
+@pytest.mark.parametrize(
+    ("one", "guard", "reason", "because"),
+    [
+        (
+            fact(state="stopped_in_place"),
+            Guard.NONE,
+            Reason.STOPPED_IN_PLACE,
+            "m1 is stopped in place, which is billed in full",
+        ),
+        (
+            fact(state="quarantined", memory={"quarantined_at": HOUR_AGO}),
+            Guard.QUARANTINE,
+            Reason.QUARANTINED,
+            "m1 is quarantined since 2026-09-07 07:00: powering it off",
+        ),
+        (
+            fact(state="quarantined", memory={"quarantined_at": START}),  # by its tag
+            Guard.QUARANTINE,
+            Reason.QUARANTINED,
+            "m1 is quarantined since 2026-09-07 08:00: powering it off",
+        ),
+        (
+            fact(
+                state="quarantined",
+                memory={"quarantined_at": START, "fast_failures": (START,) * 3},
+            ),
+            Guard.QUARANTINE,
+            Reason.QUARANTINED,
+            "3 tasks in a row failed on m1 within 1m of their start, and no other instance of "
+            "H100-1-80G has such failures: powering it off",
+        ),
+        (
+            fact(
+                state="initializing",
+                instance=instance("m1"),
+                memory={"state_since": START - minutes(10)},
+            ),
+            Guard.NEVER_REGISTERED,
+            Reason.NEVER_REGISTERED,
+            "m1 runs for 10m and its agent never registered (stale_timeout 10m): removing it",
+        ),
+        (
+            fact(state="lost", memory={"state_since": START - minutes(10)}),
+            Guard.SILENT,
+            Reason.LOST_WORKER,
+            "m1 is silent since 07:50:00 and has no task: powering it off",
+        ),
+        (
+            idle("m1", minutes(30)),
+            Guard.IDLE,
+            Reason.IDLE_TIMEOUT,
+            "m1 is idle for 30m, its timeout is 30m",
+        ),
+        (
+            idle("m1", minutes(2), queue="gone"),
+            Guard.IDLE,
+            Reason.ABOVE_MAX,
+            "m1 is idle, and queue gone is no longer in the configuration",
+        ),
+    ],
+)
+def test_why_something_is_stopped(one: Fact, guard: Guard, reason: Reason, because: str) -> None:
+    there = decided(one, memory=Memory(instances={one.instance.id: one.memory}))
+    (stop,) = there.effects
+    assert stop == StopInstance(
+        instance=one.instance, guard=guard, booted_at=HOUR_AGO, reason=reason, because=because
+    )
+    assert there.verdicts == {}
+    assert there.facts["id-m1"].memory.stop_decided_at == START
+
+
+@pytest.mark.parametrize(
+    ("one", "reason", "because"),
+    [
+        (
+            fact(
+                state="initializing",
+                instance=instance("m1"),
+                memory={"state_since": START - seconds(599)},
+            ),
+            Reason.BOOTING,
+            "booting for 9m59s",
+        ),
+        (fact(state="initializing"), Reason.BOOTING, "booting for 1h"),  # registered before
+        (
+            fact(state="lost", claims=("t1", "t2")),
+            Reason.LOST_WORKER,
+            "silent since 07:00:00 with task t1 on it: hands off until ClearML ends the task",
+        ),
+        (
+            fact(state="lost", memory={"state_since": START - seconds(599)}),
+            Reason.LOST_WORKER,
+            "silent since 07:50:01; powered off after 10m",
+        ),
+        (
+            fact(state="lost", memory={"claimed_at": START - seconds(599)}),
+            Reason.LOST_WORKER,
+            "silent since 07:00:00; powered off after 10m",
+        ),
+        (
+            idle("m1", seconds(1799)),
+            Reason.WAITING,
+            "idle since 07:30:01; stops in 1s",
+        ),
+        (
+            idle("m1", minutes(2)),
+            Reason.WAITING,
+            "idle since 07:58:00; stops in 28m",
+        ),
+        (
+            idle("m1", seconds(119)),
+            Reason.RECENTLY_BUSY,
+            "idle since 07:58:01; stops in 28m1s",
+        ),
+        (
+            idle("m1", minutes(60), memory={"first_idle_report_at": START - seconds(10)}),
+            Reason.WAITING,
+            "not stopped: its agent has reported no task only once",
+        ),
+        (fact(), Reason.RECENTLY_BUSY, "idle since 08:00:00; stops in 30m"),
+    ],
+)
+def test_why_something_is_not_stopped_yet(one: Fact, reason: Reason, because: str) -> None:
+    assert said(decided(one)) == {"m1": ("", reason, because)}
+
+
+def test_without_a_full_answer_nothing_is_stopped_and_what_is_known_better_is_said() -> None:
+    there = fleet(idle("m1", minutes(60)), fact("m2", "lost"), complete=False)
+    there.verdicts["id-m2"] = Reason.HANDS_OFF, "a person's"
+    stop_all(there, frozenset())
+    assert said(there) == {
+        "m1": ("", Reason.INCOMPLETE, "ClearML gave no full answer: nothing is stopped"),
+        "m2": ("", Reason.HANDS_OFF, "a person's"),
+    }
+
+
+GONE = {"instance": registered("m1", queue="gone")}
+OF_GONE = Memory(instances={"x": known(last_seen=registered(queue="gone"))})
+SLOW = config({"stale_timeout": "20m", "lost_timeout": "20m"}, orphan_timeout="5m")
+
+
+@pytest.mark.parametrize("state", ["initializing", "lost"])
+@pytest.mark.parametrize(
+    ("queue", "since", "stopped"),
+    [(QUEUE, 19.9, False), (QUEUE, 20, True), ("gone", 4.9, False), ("gone", 5, True)],
+)
+def test_without_a_queue_the_orphan_timeout_counts(
+    state: str, queue: str, since: float, stopped: bool
+) -> None:
+    memory = {"state_since": START - minutes(since)}
+    one = fact(state=state, memory=memory, instance=instance("m1", queue=queue))
+    there = decided(one, settings=SLOW, memory=OF_GONE)
+    assert [e.verb for e in there.effects] == ["stop"] * stopped
+
+
+@pytest.mark.parametrize("guard", ["never registered", "silent", "idle"])
+def test_a_popped_task_that_is_nobody_s_any_more_holds_nothing_up(guard: str) -> None:
+    one = {
+        "never registered": fact(state="initializing", instance=instance("m1")),
+        "silent": fact(state="lost"),
+        "idle": idle("m1", minutes(60)),
+    }[guard]
+    popped = (task("t1"),)
+    refused = "not stopped: task t1 was just pulled from H100-1-80G, perhaps by it"
+    assert said(decided(one, open_tasks=popped)) == {"m1": ("", Reason.WAITING, refused)}
+    assert decided(one, open_tasks=popped, stuck=["t1"]).effects
+
+
+@pytest.mark.parametrize(
+    ("since", "other", "outage"),
+    [
+        (60, 60, True),
+        (60, 60 + 119 / 60, True),
+        (60, 62, False),
+        (60, 60 - 119 / 60, True),
+        (60, 58, False),
+        (60 + 1 / 60, 60, False),  # an hour of it, and it is believed in no more
+        (59, 60, True),
+    ],
+)
+def test_who_falls_silent_together_has_a_common_cause(
+    since: float, other: float, outage: bool
+) -> None:
+    one = fact("m1", "lost", memory={"state_since": START - minutes(since)})
+    two = fact("m2", "lost", memory={"state_since": START - minutes(other)})
+    found = said(decided(one, two))["m1"]
+    assert (found[1] is Reason.OUTAGE) is outage
+    if outage:
+        when = one.memory.state_since
+        text = f"silent since {when:%H:%M:%S}, and others with it: an outage, nothing is stopped"
+        assert found == ("", Reason.OUTAGE, text)
+
+
+def test_only_other_silent_ones_make_an_outage() -> None:
+    one = fact("m1", "lost", memory={"state_since": START - minutes(30)})
+    same = {"state_since": START - minutes(30)}
+    there = decided(one, fact("m2", "stopped", memory=same), fact("m3", "unknown", memory=same))
+    assert [e.subject for e in there.effects] == ["m1"]
+
+
+def names(there: Fleet) -> list[str]:
+    return [effect.subject for effect in there.effects]
+
+
+HOURS = {f"m{n}": minutes(90 - 10 * n) for n in range(1, 5)}
+FOUR = tuple(idle(name, since) for name, since in HOURS.items())
+OLD_QUEUE = tuple(replace(each, serves=False) for each in FOUR)
+
+
+@pytest.mark.parametrize(
+    ("queue", "world", "stopped"),
+    [
+        ({"max_instances": 9}, {}, ["m1", "m2", "m3", "m4"]),
+        ({"max_instances": 9}, waiting(1), ["m1", "m2", "m3"]),
+        ({"max_instances": 9}, waiting(4), []),
+        ({"max_instances": 9, "min_instances": 1}, {}, ["m1", "m2", "m3"]),
+        ({"max_instances": 9, "min_instances": 4}, {}, []),
+        ({"max_instances": 9, "min_instances": 3}, waiting(3), ["m1"]),
+        ({"max_instances": 9, "min_instances": 1}, waiting(3), ["m1"]),
+        ({"max_instances": 9, "min_instances": 3}, {"queues": {}}, ["m1", "m2", "m3", "m4"]),
+        ({"max_instances": 3}, waiting(4), ["m1"]),
+        ({"max_instances": 2}, waiting(1), ["m1", "m2", "m3"]),
+        ({"max_instances": 3, "min_instances": 3}, waiting(9), ["m1"]),
+        ({"max_instances": 4}, waiting(4), []),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_how_many_are_stopped_the_most_idle_first(
+    queue: dict[str, Any], world: dict[str, Any], stopped: list[str], order: int
+) -> None:
+    assert names(decided(*FOUR[::order], settings=config(queue), **world)) == stopped
+
+
+def test_what_keeps_idle_ones_is_said() -> None:
+    found = decided(*FOUR, settings=config({"max_instances": 9, "min_instances": 2}))
+    assert said(found)["m4"] == ("", Reason.MIN_INSTANCES, "idle, kept by min_instances = 2")
+    found = decided(*FOUR, settings=config({"max_instances": 9}), **waiting(2))
+    assert said(found)["m4"] == ("", Reason.DEMAND, "idle, kept for waiting tasks")
+    found = decided(*FOUR, settings=config({"max_instances": 3}), **waiting(9))
+    assert said(found)["m1"] == (
+        *("stop", Reason.ABOVE_MAX),
+        "m1 is idle, and 4 of at most 3 are billed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("queue", "stopped"),
+    [
+        ({"max_instances": 9, "min_instances": 4}, FOUR),
+        ({"max_instances": 9}, FOUR),
+        ({"max_instances": 2}, FOUR),
+    ],
+)
+def test_who_does_not_serve_its_queue_is_kept_neither_for_tasks_nor_for_the_minimum(
+    queue: dict[str, Any], stopped: tuple[Fact, ...]
+) -> None:
+    there = decided(*OLD_QUEUE, settings=config(queue), **waiting(4))
+    assert names(there) == [each.name for each in stopped]
+
+
+def test_who_does_not_serve_counts_for_no_task() -> None:
+    old = replace(FOUR[0], serves=False)
+    there = decided(old, *FOUR[1:], settings=config({"max_instances": 9}), **waiting(2))
+    assert names(there) == ["m1", "m2"], "two of the three that serve are kept"
+
+
+@pytest.mark.parametrize(
+    ("changes", "memory"),
+    [
+        ({"hands_off": "a person's"}, Memory()),
+        ({}, "stop:id-m1"),
+    ],
+)
+def test_who_is_not_to_be_stopped_or_is_being_stopped_is_not_counted_as_free(
+    changes: dict[str, Any], memory: Memory | str
+) -> None:
+    if isinstance(memory, str):
+        there = fleet()
+        there.add(
+            StopInstance(
+                instance=registered("m1"),
+                guard=Guard.IDLE,
+                booted_at=START,
+                reason=Reason.IDLE_TIMEOUT,
+                because="a test",
+            )
+        )
+        memory = Memory(pending=there.pending)
+    first = replace(FOUR[0], **changes)
+    settings = config({"max_instances": 9})
+    there = decided(first, FOUR[1], memory=memory, settings=settings, **waiting(1))
+    assert names(there) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "after_success", "idle_for", "stopped"),
+    [
+        ("completed", "5m", 5, True),
+        ("completed", "5m", 4.9, False),
+        ("failed", "5m", 5, False),
+        ("completed", None, 29.9, False),
+        ("completed", "1m", 2, True),  # never within the grace
+        ("completed", "1m", 1.9, False),
+        (None, "5m", 5, False),
+    ],
+)
+def test_after_a_success_another_timeout_may_count(
+    status: str | None, after_success: str | None, idle_for: float, stopped: bool
+) -> None:
+    last = task(status=status).status if status else None
+    one = idle("m1", minutes(idle_for), memory={"last_task_status": last})
+    settings = config({"idle_timeout_after_success": after_success})
+    assert bool(decided(one, settings=settings).effects) is stopped
+
+
+BASE = {"placements": [{"type": TYPE, "zone": ZONE}], "max_instances": 9}
+
+
+@pytest.mark.parametrize(("fleet_max", "stopped"), [(None, 0), (5, 0), (4, 1), (3, 2), (2, 3)])
+def test_the_fleet_s_maximum_counts_all_queues(fleet_max: int | None, stopped: int) -> None:
+    settings = config(
+        queues={QUEUE: {"name": QUEUE, **BASE}, "other": {"name": "other", **BASE}},
+        max_instances=fleet_max,
+    )
+    recent = [idle(name, minutes(3)) for name in HOURS]
+    busy = fact("b1", "running_task", instance=registered("b1", queue="other"))
+    assert len(decided(*recent, busy, settings=settings).effects) == stopped
+
+
+@pytest.mark.parametrize("idle_for", [minutes(2), seconds(119)])
+def test_above_the_maximum_only_the_grace_counts(idle_for: timedelta) -> None:
+    settings: Config = config({"max_instances": 0})
+    found = said(decided(idle("m1", idle_for), settings=settings))["m1"]
+    if idle_for < minutes(2):
+        assert found == ("", Reason.RECENTLY_BUSY, "idle since 07:58:01; stops in 1s")
+    else:
+        assert found[:2] == ("stop", Reason.ABOVE_MAX)
+
+
+def stale(**memory: Any) -> Fact:
+    return fact(state="initializing", instance=instance("m1"), memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("one", "queue", "removed", "in_vain"),
+    [
+        (idle("m1", minutes(60)), {}, False, False),
+        (idle("m1", minutes(60)), {"idle_action": "delete"}, True, False),
+        (idle("m1", minutes(60), queue="gone"), {}, True, False),
+        (stale(), {}, True, True),
+        (fact(state="lost"), {}, True, True),  # its agent did not come back in this boot
+        (fact(state="lost", memory={"last_report_at": HOUR_AGO}), {}, False, False),
+        (fact(state="stopped_in_place"), {}, False, False),
+    ],
+)
+def test_what_is_remembered_of_a_stop(
+    one: Fact, queue: Mapping[str, Any], removed: bool, in_vain: bool
+) -> None:
+    there = decided(one, settings=config(queue), memory=OF_GONE)
+    assert there.facts["id-m1"] == replace(
+        one,
+        memory=replace(
+            one.memory,
+            stop_decided_at=START,
+            delete_when_stopped=removed,
+            boot_failed=in_vain,
+        ),
+    )
+    breakers = [(b.placement, b.spec, b.failures) for b in there.breakers.kept()]
+    assert breakers == ([(one.instance.placement, SPEC, 1)] if in_vain else [])
+
+
+def test_one_boot_in_vain_counts_once() -> None:
+    there = decided(stale(boot_failed=True))
+    assert there.facts["id-m1"].memory.boot_failed
+    assert there.breakers.kept() == ()
+
+
+def test_what_may_not_be_touched_is_not_stopped() -> None:
+    there = decided(fact(state="lost", seen=False), idle("m2", minutes(60), seen=False))
+    assert there.effects == []
+    assert {reason for _, reason, _ in said(there).values()} == {Reason.UNSEEN}
+
+
+@pytest.mark.parametrize("first_at", [None, START - seconds(40)])
+def test_idleness_is_reported_twice(first_at: datetime | None) -> None:
+    reports = {"first_idle_report_at": first_at, "last_report_at": first_at}
+    one = idle("m1", minutes(60), memory=reports)
+    assert decided(one).effects == []
