@@ -8,9 +8,10 @@ import pytest
 
 from gpu_autoscaler.domain.decisions import Plan
 from gpu_autoscaler.domain.effects import CreateInstance, DeleteInstance, Reason, StopInstance
-from gpu_autoscaler.domain.memory import Breaker
+from gpu_autoscaler.domain.memory import Breaker, Memory
 from gpu_autoscaler.domain.model import Placement, ServerState
 from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,
@@ -20,9 +21,12 @@ from tests.policy.worlds import (
     ZONE,
     Story,
     config,
+    fact,
     instance,
+    known,
     minutes,
     registered,
+    seconds,
     verbs,
 )
 
@@ -206,3 +210,91 @@ def test_spares_are_not_started_either_and_then_one_at_a_time() -> None:
     assert [verbs(story.cycle(minutes(1))) for _ in range(29)] == [[]] * 29
     assert decision(story)[0] is Reason.BREAKER_OPEN
     assert verbs(story.cycle(minutes(1))) == ["start"]
+
+
+def test_below_three_it_stays_closed_and_knows_when() -> None:
+    breakers = Breakers([Breaker(HERE, SPEC, 1, START, START)], START + minutes(9))
+    breakers.failed(HERE, SPEC)
+    assert breakers.kept() == (Breaker(HERE, SPEC, 2, START + minutes(9), START + minutes(9)),)
+    assert breakers.refusal(HERE, SPEC) is None
+
+
+@pytest.mark.parametrize(
+    ("openings", "hours"), [(0, 0.5), (1, 1), (2, 2), (3, 4), (4, 4), (5000, 4)]
+)
+def test_each_time_it_opens_for_longer(openings: int, hours: float) -> None:
+    before = Breaker(HERE, SPEC, 3, START - minutes(5), START, openings)
+    breakers = Breakers([before], START)
+    breakers.failed(HERE, SPEC)
+    until = START + timedelta(hours=hours)
+    assert breakers.kept() == (Breaker(HERE, SPEC, 4, START, until, openings + 1),)
+
+
+@pytest.mark.parametrize(("later", "refused"), [(seconds(-1), True), (seconds(0), False)])
+def test_until_when_it_refuses(later: timedelta, refused: bool) -> None:
+    breakers = Breakers([Breaker(HERE, SPEC, 3, START, START + minutes(30), 1)], START)
+    assert breakers.refusal(HERE, SPEC)
+    assert breakers.refusal(HERE, "another") is None
+    breakers = Breakers(breakers.kept(), START + minutes(30) + later)
+    assert bool(breakers.refusal(HERE, SPEC)) is refused
+
+
+def half_open(*facts: Fact, memory: Memory | None = None) -> Breakers:
+    """After these were looked at: it failed five minutes ago, and may be tried again."""
+    breaker = Breaker(HERE, SPEC, 3, START - minutes(5), START, 1)
+    breakers = Breakers([breaker], START)
+    breakers.watch(facts, memory or Memory())
+    return breakers
+
+
+@pytest.mark.parametrize(
+    ("one", "tried"),
+    [
+        (fact(state="starting"), True),
+        (fact(state="initializing"), True),
+        (fact(state="provisioning"), True),
+        (fact(state="provisioning", abandoned=True), False),
+        (fact(state="lost"), True),  # restarted, and its agent may still come
+        (fact(state="lost", memory={"last_report_at": START}), False),
+        (fact(state="initializing", memory={"boot_failed": True}), False),
+        (fact(state="initializing", hands_off="a person's"), False),
+        (fact(state="initializing", memory={"quarantined_at": START}), False),
+        (fact(state="idle"), False),
+        (fact(state="stopped"), False),
+        (fact(state="starting", instance=registered(zone=OTHER_ZONE)), False),
+        (fact(state="starting", instance=registered(spec="another")), False),
+    ],
+)
+def test_what_counts_as_the_one_try(one: Fact, tried: bool) -> None:
+    refusal = half_open(one).refusal(HERE, SPEC)
+    assert refusal == (
+        "H100-1-80G in fr-par-2: 3 in a row booted and never registered, one more is being tried"
+        if tried
+        else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "booted_ago", "gave_up", "closed"),
+    [
+        ("idle", 299, False, True),
+        ("running_task", 299, False, True),
+        ("quarantined", 299, False, True),
+        ("lost", 299, False, False),
+        ("idle", 300, False, False),  # it had registered before: that says nothing
+        ("idle", 300, True, True),  # it came after all
+    ],
+)
+def test_whose_agent_closes_it(state: str, booted_ago: float, gave_up: bool, closed: bool) -> None:
+    booted_at = START - seconds(booted_ago)
+    one = fact(state=state, memory={"booted_at": booted_at, "last_report_at": START})
+    before = Memory(instances={"id-m1": known(boot_failed=gave_up)})
+    other = fact("m2", "starting")
+    breakers = half_open(one, other, memory=before)
+    assert (breakers.kept() == ()) is closed
+    assert (breakers.refusal(HERE, SPEC) is None) is closed
+
+
+def test_a_report_of_an_earlier_boot_closes_nothing() -> None:
+    booted = {"booted_at": START - minutes(1)}
+    assert half_open(fact(state="idle", memory=booted)).kept()

@@ -41,7 +41,6 @@ from tests.policy.worlds import (
     ZONE,
     fact,
     fleet,
-    instance,
     known,
     minutes,
     registered,

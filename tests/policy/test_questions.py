@@ -139,9 +139,11 @@ def test_the_shorter_timeout_after_success_counts(idle_for: float, asked: bool) 
     assert found == (since if asked else None)
 
 
-@pytest.mark.parametrize("queue", [QUEUE, "gone"])
-@pytest.mark.parametrize(("idle_for", "asked"), [(10, True), (9.9, False)])
-def test_otherwise_the_shortest_of_all_queues(queue: str, idle_for: float, asked: bool) -> None:
+@pytest.mark.parametrize(
+    ("queue", "idle_for", "asked"),
+    [(QUEUE, 30, True), (QUEUE, 29.9, False), ("gone", 0, True)],
+)
+def test_otherwise_its_own_queues_timeout_counts(queue: str, idle_for: float, asked: bool) -> None:
     since = START - minutes(idle_for)
     one = {"state": "idle", "idle_since": since, "last_seen": registered("m1", queue=queue)}
     assert asked_since(remembered(one), TWO_QUEUES) == (since if asked else None)

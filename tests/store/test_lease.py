@@ -144,7 +144,7 @@ async def test_a_dead_holder_is_followed_when_its_lease_has_run_out(site: Site) 
     assert not (await next_one.load()).ours
     assert dead.lease_left() == 0.0
     await site.clock.sleep(1)
-    assert await next_one.load() == Kept(FIRST)
+    assert await next_one.load() == Kept(FIRST, stale=True)
     assert next_one.lease_left() == TRUSTED
     assert (site.document["lease"]["epoch"], site.document["lease"]["holder"]) == (2, "b")
     with pytest.raises(LeaseLost, match="its holder is now b"):
@@ -315,7 +315,7 @@ def test_what_cannot_be_read_is_waited_out_set_aside_and_said(content: bytes) ->
         assert await store.age() == timedelta(0)
         await site.clock.sleep(180)
         with capture_logs() as lines:
-            assert await store.load() == Kept(None)
+            assert await store.load() == Kept(None, stale=True)
         assert site.bucket.aside == {".unreadable": content}
         assert lines == [
             {

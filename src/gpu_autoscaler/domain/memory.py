@@ -74,7 +74,7 @@ class Pending:
     failed: bool = False
     """It failed; until it expires the same is not tried again."""
     missed: bool = False
-    """A creation whose time is over, and that one listing did not show."""
+    """A launch whose time is over, and that one listing did not show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +196,5 @@ class Kept:
     """This daemon may act: the lease (or the lock) is its own."""
     holder: str = ""
     """Who holds the lease otherwise, for people."""
+    stale: bool = False
+    """Its last holder ended without a farewell: it may have acted after it could save no more."""

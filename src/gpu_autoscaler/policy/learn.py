@@ -81,13 +81,18 @@ def _not_over(
     pending: Mapping[str, Pending], world: World, known: Iterable[InstanceMemory], now: datetime
 ) -> dict[str, Pending]:
     """What may still take effect, or has and was not seen yet."""
+    listed = {i.name for zone in world.zones.values() if zone.complete for i in zone.instances}
     names = {each.last_seen.name for each in known}
-    names |= {i.name for zone in world.zones.values() for i in zone.instances}
+    gone = {server_id for zone in world.zones.values() for server_id in zone.gone}
     left: dict[str, Pending] = {}
     for key, each in pending.items():
         if now < each.expires_at or key in world.in_flight or _hidden(each, world):
             left[key] = each
-        elif key.startswith("create:") and not (each.failed or each.missed or each.name in names):
+        elif each.failed or each.missed or each.name in listed:
+            continue
+        elif (key.startswith("create:") and each.name not in names) or (
+            key.startswith("start:") and key.removeprefix("start:") not in gone
+        ):
             # its time is over, and no listing shows it: but one listing may lack a row
             left[key] = replace(each, missed=True)
     return left

@@ -263,6 +263,9 @@ class Loop:
         kept = await self._store.load()
         self._memory, self._leads = kept.memory, kept.ours
         self._lost_memory = kept.memory is None
+        if kept.memory is not None and kept.stale:
+            # two looks must agree before a launch, as without memory
+            self._memory = replace(kept.memory, unconfirmed_need={})
         if kept.ours:
             self._executor.take_outcomes()  # of an earlier lease: others have acted since
         self._recorder.lease(held=kept.ours, holder=kept.holder)

@@ -118,10 +118,11 @@ class Watch:
                 )
         now = self._world.clock.now()
         soon = self._last_cycle_at is not None and now - self._last_cycle_at < NEXT_CYCLE
-        self._last_cycle_at = now
         seen = self._listed if soon and cycle.acted else frozenset[str]()
-        zones = cycle.world.zones.values()
-        self._listed = frozenset(i.name for zone in zones for i in zone.instances)
+        if cycle.acted:  # what the others see is kept nowhere
+            self._last_cycle_at = now
+            zones = cycle.world.zones.values()
+            self._listed = frozenset(i.name for zone in zones for i in zone.instances)
         for problem in problems_of(cycle, seen):
             self.violated(problem)
 

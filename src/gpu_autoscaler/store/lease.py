@@ -179,7 +179,7 @@ class LeasedStore:
         except Conflict:
             return Kept(memory, ours=False, holder="another daemon that was faster")
         self._watched = None
-        return Kept(memory)
+        return Kept(memory, stale=lease.holder not in ("", self._holder))
 
     async def _replace(self, held: _Held, holder: str, memory: Memory | None) -> _Held:
         """Write over our own document. Raises LeaseLost when it is not ours any more."""
