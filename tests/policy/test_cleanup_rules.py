@@ -14,7 +14,6 @@ from gpu_autoscaler.domain.model import (
     PROVISIONING_TAG,
     QUARANTINED_TAG,
     REGISTERED_TAG,
-    ServerState,
     Volume,
     VolumeKind,
     VolumeRef,
@@ -25,7 +24,6 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
-    SPEC,
     START,
     ZONE,
     config,

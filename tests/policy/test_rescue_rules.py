@@ -1,0 +1,402 @@
+"""Tasks that go back to their queue, rule by rule, and for how long power-offs are watched."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Guard, Reason, RescueTask, StopInstance
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending, PowerOff, Requeue
+from gpu_autoscaler.domain.model import Entry, Queue, Task
+from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.lost import watched
+from gpu_autoscaler.policy.rescue import (
+    Popped,
+    forget_undone,
+    kept_power_offs,
+    rescue_all,
+    stuck_tasks,
+    watch_popped,
+)
+from gpu_autoscaler.policy.state import Fact
+from tests.policy.worlds import (
+    QUEUE,
+    QUEUE_ID,
+    START,
+    TYPE,
+    ZONE,
+    config,
+    fact,
+    fleet,
+    known,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
+
+HOUR_AGO = START - timedelta(hours=1)
+NOTHING = Popped({}, frozenset())
+REQUEUE = config({"on_lost": "requeue", "max_requeues": 2})
+
+
+# --- between pop and start
+
+
+@pytest.mark.parametrize(
+    ("poll", "last", "kept"),
+    [
+        ("30s", minutes(2), True),
+        ("30s", seconds(121), False),
+        ("1m", minutes(3), True),
+        ("1m", seconds(181), False),
+        ("30s", None, False),
+    ],
+)
+def test_who_stood_still_meanwhile_starts_anew(
+    poll: str, last: timedelta | None, kept: bool
+) -> None:
+    before = START - minutes(3)
+    planned_at = None if last is None else START - last
+    memory = Memory(planned_at=planned_at, popped={"t1": before, "gone": before})
+    settings = config(poll_interval=poll)
+    queues = {QUEUE: Queue(QUEUE_ID, QUEUE, (Entry("t3", START),))}
+    there = fleet(
+        memory=memory,
+        settings=settings,
+        queues=queues,
+        open_tasks=(task("t1"), task("t2"), task("t3")),
+    )
+    first = before if kept else START
+    assert watch_popped(there) == Popped(
+        {"t1": first, "t2": START}, frozenset({"t1"} if kept else ())
+    )
+
+
+def test_without_a_full_answer_nothing_is_popped() -> None:
+    memory = Memory(planned_at=START, popped={"t1": HOUR_AGO})
+    assert watch_popped(fleet(memory=memory, complete=False)) == NOTHING
+
+
+def test_after_three_minutes_nobody_will_start_it() -> None:
+    seen = {"t1": START - minutes(3), "t2": START - seconds(179)}
+    assert stuck_tasks(seen, START) == {"t1"}
+
+
+def test_it_is_put_back() -> None:
+    there = fleet(open_tasks=(task("t1"), task("t2")))
+    rescue_all(there, Popped({}, frozenset({"t1"})))
+    because = (
+        "task task t1 (t1) was pulled by an agent that did not start it: "
+        "back to the head of its queue"
+    )
+    assert there.effects == [
+        RescueTask(task=task("t1"), reason=Reason.POPPED_TASK, because=because)
+    ]
+
+
+# --- what a power-off caught
+
+
+@pytest.mark.parametrize(
+    ("one", "under_way", "kept"),
+    [
+        (fact(state="idle"), "", False),
+        (fact(state="running_task"), "", False),
+        (fact(state="initializing"), "", False),
+        (fact(state="idle"), "stop:id-m1", True),
+        (fact(state="idle"), "stop:id-m2", False),
+        (fact(state="idle", seen=False), "", True),
+        (fact(state="lost"), "", True),
+        (fact(state="stopping"), "", True),
+        (fact("m2", "idle"), "", True),
+    ],
+)
+def test_a_power_off_that_did_not_happen_is_forgotten(
+    one: Fact, under_way: str, kept: bool
+) -> None:
+    offs = {"m1": PowerOff(QUEUE, HOUR_AGO)}
+    pending = {under_way: Pending(under_way, "m1", START, START)} if under_way else {}
+    there = fleet(one, memory=Memory(power_offs=offs, pending=pending))
+    assert forget_undone(there) == (offs if kept else {})
+
+
+def caught(status: str, ago: float, **changes: Any) -> Task:
+    return task("t1", status, "m1", status_changed_at=START - seconds(ago), **changes)
+
+
+def put_back(one: Fact | None, off: PowerOff, there_is: Task, **memory: Any) -> Fleet:
+    shown = {"ended_tasks": (there_is,)} if there_is.status.ended else {"open_tasks": (there_is,)}
+    there = fleet(
+        *([one] if one else []),
+        memory=Memory(power_offs={"m1": off}, **memory),
+        settings=REQUEUE,
+        **shown,  # type: ignore[arg-type]
+    )
+    rescue_all(there, NOTHING)
+    return there
+
+
+def ours(ago: float = 100, at_work: float | None = None) -> PowerOff:
+    at = None if at_work is None else START - seconds(at_work)
+    return PowerOff(QUEUE, START - seconds(ago), at_work_at=at)
+
+
+def died(ago: float = 100, at_work: float | None = 100) -> PowerOff:
+    return replace(ours(ago, at_work), ours=False)
+
+
+DOWN, ON, SILENT = fact(state="stopped"), fact(state="quarantined"), fact(state="lost")
+
+
+@pytest.mark.parametrize(
+    ("one", "off", "there_is", "found"),
+    [
+        # ended with the machine
+        (DOWN, ours(), caught("stopped", 50), True),
+        (DOWN, ours(), caught("completed", 50), True),
+        (DOWN, ours(), caught("stopped", 105), True),  # the clocks may differ by 5 s
+        (DOWN, ours(), caught("stopped", 106), False),
+        (DOWN, ours(), caught("stopped", 50, stop_requested=True), False),
+        (None, ours(), caught("stopped", 50), True),
+        (ON, ours(), caught("stopped", 50), False),  # while it is on, it ended by itself
+        (SILENT, ours(), caught("stopped", 50), False),
+        (DOWN, ours(at_work=100), caught("completed", 50), False),
+        (DOWN, ours(at_work=100), caught("failed", 50), True),
+        (DOWN, replace(ours(), known_ended=("t1",)), caught("stopped", 50), False),
+        # still hanging on it
+        (DOWN, ours(90), caught("in_progress", 50), True),
+        (DOWN, ours(89), caught("in_progress", 50), False),
+        (DOWN, ours(100), caught("in_progress", 105), True),
+        (DOWN, ours(100), caught("in_progress", 106), False),
+        (DOWN, ours(100, at_work=100), caught("in_progress", 3600), True),
+        (DOWN, ours(100), caught("in_progress", 50, stop_requested=True), False),
+        (DOWN, ours(100), caught("queued", 50), False),
+        (None, ours(100), caught("in_progress", 50), True),
+        (fact(state="deleting"), ours(100), caught("in_progress", 50), True),
+        (fact(state="stopping"), ours(100), caught("in_progress", 50), False),
+        (fact(state="stopped_in_place"), ours(100), caught("in_progress", 50), False),
+        # it died by itself
+        (DOWN, died(), caught("in_progress", 3600), True),
+        (fact(state="stopped_in_place"), died(), caught("in_progress", 3600), True),
+        (DOWN, died(), caught("stopped", 50), True),
+        (DOWN, died(at_work=200), caught("stopped", 205), True),
+        (DOWN, died(at_work=200), caught("stopped", 206), False),
+        (DOWN, died(), caught("completed", 50), False),
+        (SILENT, died(), caught("stopped", 50), True),  # ClearML has given it up
+        (SILENT, died(), caught("in_progress", 3600), False),
+        (fact(state="idle"), died(), caught("stopped", 50), False),
+    ],
+)
+def test_what_a_power_off_caught(
+    one: Fact | None, off: PowerOff, there_is: Task, found: bool
+) -> None:
+    assert bool(put_back(one, off, there_is).effects) is found
+
+
+def test_it_is_said_what_became_of_it() -> None:
+    (effect,) = put_back(DOWN, ours(), caught("stopped", 50)).effects
+    assert (effect.reason, effect.because) == (
+        Reason.CAUGHT_TASK,
+        "task task t1 (t1) was caught by the power-off of m1: back to the head of its queue",
+    )
+
+
+def test_it_is_put_back_once_and_only_what_was_on_it() -> None:
+    assert not put_back(DOWN, ours(), caught("stopped", 50), rescued={"t1": HOUR_AGO}).effects
+    elsewhere = replace(caught("stopped", 50), last_worker="m2")
+    assert not put_back(DOWN, ours(), elsewhere).effects
+    nowhere = replace(caught("stopped", 50), last_worker=None)
+    assert not put_back(DOWN, ours(), nowhere).effects
+
+
+def test_without_a_full_answer_nothing_is_put_back() -> None:
+    memory = Memory(power_offs={"m1": ours()})
+    there = fleet(DOWN, memory=memory, complete=False, ended_tasks=(caught("stopped", 50),))
+    rescue_all(there, Popped({}, frozenset({"t1"})))
+    assert there.effects == []
+
+
+@pytest.mark.parametrize(
+    ("one", "count", "sentence"),
+    [
+        (DOWN, None, "went off by itself: back to the head of its queue (1 of 2)"),
+        (None, 1, "is gone, and not by our doing: back to the head of its queue (2 of 2)"),
+        (SILENT, None, "fell silent, and ClearML has ended the task: back to the head of its "
+         "queue (1 of 2)"),
+        (DOWN, 2, None),
+    ],
+)  # fmt: skip
+def test_a_lost_task_is_put_back_so_often(
+    one: Fact | None, count: int | None, sentence: str | None
+) -> None:
+    before = {"t1": Requeue(count, HOUR_AGO)} if count else {}
+    found = put_back(one, died(), caught("stopped", 50), requeued=before).effects
+    assert [(e.reason, e.because) for e in found] == (
+        [(Reason.LOST_TASK, f"task task t1 (t1) was on m1, which {sentence}")] if sentence else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("queue", "status", "found"),
+    [
+        (QUEUE, "stopped", True),
+        (QUEUE, "in_progress", True),
+        (QUEUE, "failed", False),
+        ("gone", "stopped", False),
+    ],
+)
+def test_a_lost_task_is_one_that_nobody_ended(queue: str, status: str, found: bool) -> None:
+    off = replace(died(), queue=queue)
+    assert bool(put_back(DOWN, off, caught(status, 50)).effects) is found
+
+
+# --- what is watched
+
+
+def stop(name: str, guard: Guard = Guard.IDLE) -> StopInstance:
+    return StopInstance(
+        instance=registered(name),
+        guard=guard,
+        booted_at=HOUR_AGO,
+        reason=Reason.IDLE_TIMEOUT,
+        because="a test",
+    )
+
+
+@pytest.mark.parametrize(
+    ("off", "state", "world", "kept"),
+    [
+        (ours(899), "stopped", {}, True),
+        (ours(900), "stopped", {}, False),
+        (ours(900), "stopped", {"ended_tasks": None}, True),  # nobody has asked
+        (ours(900), "stopped", {"complete": False}, True),
+        (ours(900), "stopping", {}, True),
+        (ours(900), "lost", {}, False),
+        (died(900), "lost", {}, True),
+        (died(900), "stopped", {}, False),
+    ],
+)
+def test_how_long_a_power_off_is_watched(
+    off: PowerOff, state: str, world: dict[str, Any], kept: bool
+) -> None:
+    there = fleet(fact(state=state), memory=Memory(power_offs={"m1": off}), **world)
+    assert kept_power_offs(there) == ({"m1": off} if kept else {})
+
+
+@pytest.mark.parametrize(
+    ("guard", "at_work_at"),
+    [(Guard.IDLE, None), (Guard.SILENT, None), (Guard.NONE, None), (Guard.QUARANTINE, START)],
+)
+def test_what_is_about_to_be_stopped_is_watched(guard: Guard, at_work_at: datetime | None) -> None:
+    ended = (task("t1", "failed", "m1"), task("t2", "completed", "m1"), task("t3", "failed", "m2"))
+    there = fleet(fact(), memory=Memory(power_offs={"m1": ours(10)}), ended_tasks=ended)
+    there.add(stop("m1", guard))
+    assert kept_power_offs(there) == {
+        "m1": PowerOff(QUEUE, START, ("t1", "t2"), at_work_at=at_work_at)
+    }
+
+
+@pytest.mark.parametrize(("guard", "kept"), [(Guard.NONE, True), (Guard.SILENT, False)])
+def test_ending_the_bill_of_one_that_died_is_no_power_off(guard: Guard, kept: bool) -> None:
+    there = fleet(fact(), memory=Memory(power_offs={"m1": died(10)}))
+    there.add(stop("m1", guard))
+    there.add(stop("m2", Guard.NONE))
+    there.put_back(task("t9"), Reason.CAUGHT_TASK, "no power-off")
+    found = kept_power_offs(there)
+    assert found["m1"] == (died(10) if kept else PowerOff(QUEUE, START))
+    assert found["m2"] == PowerOff(QUEUE, START)
+    assert set(found) == {"m1", "m2"}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "known_ended"),
+    [
+        ((), ("t1", "t2")),
+        ((task("t1"),), ("t2",)),  # queued again: its next end is news
+        ((task("t3", "in_progress", "m1", stop_requested=True),), ("t1", "t2", "t3")),
+        ((task("t3", "in_progress", "m2", stop_requested=True),), ("t1", "t2")),
+        ((task("t3", "in_progress", "m1"),), ("t1", "t2")),
+    ],
+)
+def test_which_ends_are_no_news(tasks: tuple[Task, ...], known_ended: tuple[str, ...]) -> None:
+    off = replace(ours(10), known_ended=("t1", "t2"))
+    there = fleet(DOWN, memory=Memory(power_offs={"m1": off}), open_tasks=tasks)
+    assert kept_power_offs(there) == {"m1": replace(off, known_ended=known_ended)}
+
+
+def died_from(before: InstanceMemory, one: Fact | None, **memory: Any) -> dict[str, PowerOff]:
+    """What is watched after m1 was known so, and is now seen so (or gone)."""
+    there = fleet(
+        *([one] if one else []),
+        memory=Memory(instances={"id-m1": before}, **{"planned_at": START - seconds(30), **memory}),
+        settings=REQUEUE,
+    )
+    return watched(there, {})
+
+
+AT_WORK: Mapping[str, Any] = {"state": "running_task", "claimed_at": START - seconds(30)}
+
+
+@pytest.mark.parametrize(
+    ("before", "one", "lost"),
+    [
+        (known(**AT_WORK), DOWN, True),
+        (known(**AT_WORK), None, True),
+        (known(**AT_WORK), fact(state="stopping"), True),
+        (known(**AT_WORK), fact(state="stopped_in_place"), True),
+        (known(**AT_WORK), fact(state="starting"), False),
+        (known(**AT_WORK), fact(state="running_task", claims=("t1",)), False),
+        (known(**AT_WORK), fact(state="lost", claims=("t1",)), True),
+        (known(**AT_WORK), fact(state="lost"), False),
+        (known(**AT_WORK, stop_decided_at=HOUR_AGO), DOWN, False),
+        (known(**AT_WORK, stop_decided_at=HOUR_AGO), None, False),
+        (known(state="stopped"), DOWN, False),
+        (known(state="stopping"), None, False),
+        (known(**AT_WORK, last_seen=registered("m1", queue="gone")), DOWN, False),
+    ],
+)
+def test_what_died_by_itself(before: InstanceMemory, one: Fact | None, lost: bool) -> None:
+    off = PowerOff(QUEUE, START, ours=False, at_work_at=START - seconds(30))
+    assert died_from(before, one) == ({"m1": off} if lost else {})
+
+
+@pytest.mark.parametrize(
+    ("claimed_at", "planned_at", "at_work_at"),
+    [
+        (START - seconds(149), START - seconds(30), START - seconds(149)),
+        (START - seconds(150), START - seconds(30), START - seconds(30)),
+        (None, START - seconds(30), START - seconds(30)),
+        (None, None, START),
+    ],
+)
+def test_since_when_it_may_have_been_dead(
+    claimed_at: datetime | None, planned_at: datetime | None, at_work_at: datetime
+) -> None:
+    before = known(state="running_task", claimed_at=claimed_at)
+    (off,) = died_from(before, DOWN, planned_at=planned_at).values()
+    assert off.at_work_at == at_work_at
+
+
+def test_what_is_watched_already_stays_as_it_was_and_others_are_found() -> None:
+    names = ("m1", "m2", "m3", "m4")
+    memory = {f"id-{n}": known(n, **AT_WORK) for n in names}
+    leaving = known("m2", **AT_WORK, last_seen=registered("m2", queue="leaves"))
+    there = fleet(
+        memory=Memory(instances=memory | {"id-m2": leaving}, planned_at=START - seconds(30)),
+        settings=config(
+            queues={
+                QUEUE: {
+                    "name": QUEUE,
+                    "placements": [{"type": TYPE, "zone": ZONE}],
+                    "on_lost": "requeue",
+                },
+                "leaves": {"name": "leaves", "placements": [{"type": TYPE, "zone": ZONE}]},
+            }
+        ),
+    )
+    found = watched(there, {"m1": ours(10)})
+    assert found["m1"] == ours(10)
+    assert set(found) == {"m1", "m3", "m4"}
