@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lock bench clean
+.PHONY: demo test check lock bench mutants clean
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: requirements-dev.txt pyproject.toml
@@ -29,9 +29,14 @@ test: check  ## everything that CI runs
 bench: $(VENV)/.installed  ## time and memory, printed as a table
 	$(BIN)/pytest -q -s tests/benchmarks
 
+mutants: $(VENV)/.installed  ## mutation tests of the policy, an hour: at least 90 % must be killed
+	rm -rf mutants
+	nice -n 10 $(BIN)/mutmut run --max-children 1
+	$(BIN)/python -m tests.policy.mutants
+
 lock: $(VENV)/.installed  ## resolve the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements-dev.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants

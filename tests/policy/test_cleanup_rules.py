@@ -50,6 +50,11 @@ def half_made(**changes: Any) -> Fact:
     return fact("m1", "provisioning", **{"instance": born, "abandoned": True, **changes})
 
 
+def failed(key: str) -> Memory:
+    """This was tried, and is tried again in a minute."""
+    return Memory(pending={key: Pending(key, "m1", START, START + minutes(1), failed=True)})
+
+
 GONE: Mapping[str, Any] = {"instance": registered("m1", "stopped", queue="old")}
 OF_GONE = Memory(instances={"x": known(last_seen=registered(queue="old"))})
 HOLE: Mapping[str, Any] = {"quarantined_at": HOUR_AGO, "quarantine_tagged": True}
@@ -141,6 +146,12 @@ def test_why_an_instance_is_removed(
             "hands off: a person's",
         ),
         (half_made(hands_off="a person's"), {}, Reason.HANDS_OFF, "hands off: a person's"),
+        (
+            half_made(),
+            {"memory": failed("delete:id-m1")},
+            Reason.IN_FLIGHT,
+            "delete failed, tried again at 08:01:00",
+        ),
     ],
 )
 def test_why_a_stopped_instance_is_kept(

@@ -1,6 +1,6 @@
 """Scale up, rule by rule: where an instance comes from, and the sentence that says why (not)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.domain.decisions import QueueDecision
-from gpu_autoscaler.domain.effects import CreateInstance, Failure, Reason, StartInstance
+from gpu_autoscaler.domain.effects import CreateInstance, Failure, Reason
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import (
@@ -21,7 +21,7 @@ from gpu_autoscaler.domain.model import (
     ZoneView,
 )
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.launch import CONFIRMED, UNSEEN, launch_all, need
+from gpu_autoscaler.policy.launch import launch_all, need
 from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
@@ -36,7 +36,6 @@ from tests.policy.worlds import (
     fleet,
     minutes,
     registered,
-    seconds,
     task,
 )
 
@@ -56,6 +55,11 @@ def waiting(count: int, *workers: str) -> dict[str, Any]:
         "open_tasks": tuple(task(name) for name in names),
         "workers": tuple(agents),
     }
+
+
+def given(*facts: Fact, **world: Any) -> Callable[[], Fleet]:
+    """Makes this fleet anew for each test: a plan leaves its conclusions there."""
+    return lambda: fleet(*facts, **world)
 
 
 def decided(there: Fleet) -> QueueDecision:
@@ -149,22 +153,22 @@ PRICE = {TYPE: 2.5}
 
 
 @pytest.mark.parametrize(
-    ("there", "reason", "because"),
+    ("make", "reason", "because"),
     [
-        (fleet(), Reason.NO_DEMAND, "no task waits"),
+        (given(), Reason.NO_DEMAND, "no task waits"),
         (
-            fleet(fact("m1"), fact("m2"), **waiting(2, "desk")),
+            given(fact("m1"), fact("m2"), **waiting(2, "desk")),
             Reason.SATISFIED,
             "2 waiting, 3 idle or booting for them",
         ),
         (
-            fleet(complete=False, error="502", **waiting(1)),
+            given(complete=False, error="502", **waiting(1)),
             Reason.INCOMPLETE,
             "ClearML gave no full answer: 502",
         ),
-        (fleet(queues={}), Reason.QUEUE_MISSING, "ClearML has no queue named H100-1-80G"),
+        (given(queues={}), Reason.QUEUE_MISSING, "ClearML has no queue named H100-1-80G"),
         (
-            fleet(
+            given(
                 spare(previous=S.STOPPING),
                 memory=Memory(power_offs={"s1": PowerOff(QUEUE, START)}),
                 **waiting(1),
@@ -173,17 +177,17 @@ PRICE = {TYPE: 2.5}
             "s1 has just stopped and is started next",
         ),
         (
-            fleet(fact("m1", "running_task"), fact("m2", "lost"), **waiting(1)),
+            given(fact("m1", "running_task"), fact("m2", "lost"), **waiting(1)),
             Reason.MAX_INSTANCES,
             "2 of max_instances = 2 are billed",
         ),
         (
-            fleet(fact("m1", "lost"), HALF_MADE, **waiting(1)),
+            given(fact("m1", "lost"), HALF_MADE, **waiting(1)),
             Reason.HALF_MADE,
             "1 half-made instances could not be removed yet",
         ),
         (
-            fleet(
+            given(
                 fact("m1", "running_task", instance=registered("m1", queue="another")),
                 settings=config(max_instances=1),
                 **waiting(1),
@@ -192,18 +196,18 @@ PRICE = {TYPE: 2.5}
             "the fleet has 1 of max_instances = 1",
         ),
         (
-            fleet(settings=config(max_eur_per_hour=2.4), prices=PRICE, **waiting(1)),
+            given(settings=config(max_eur_per_hour=2.4), prices=PRICE, **waiting(1)),
             Reason.FLEET_MAX_EUR,
             "1 waiting, but H100-1-80G in fr-par-2: 2.50 EUR/h would be above "
             "max_eur_per_hour = 2.40",
         ),
         (
-            fleet(settings=config(max_eur_per_hour=2.4), **waiting(1)),
+            given(settings=config(max_eur_per_hour=2.4), **waiting(1)),
             Reason.FLEET_MAX_EUR,
             "1 waiting, but H100-1-80G in fr-par-2: the price of H100-1-80G is not known yet",
         ),
         (
-            fleet(
+            given(
                 spare(),
                 settings=config({**BOTH, "min_instances": 1}, max_eur_per_hour=2.4),
                 prices=PRICE,
@@ -215,12 +219,12 @@ PRICE = {TYPE: 2.5}
             "H100-1-80G in pl-waw-2: out of stock, next try at 08:10:00",
         ),
         (
-            fleet(memory=Memory(backoffs=(no_stock(HERE),)), **waiting(3)),
+            given(memory=Memory(backoffs=(no_stock(HERE),)), **waiting(3)),
             Reason.NO_PLACEMENT,
             "3 waiting, but H100-1-80G in fr-par-2: out of stock, next try at 08:10:00",
         ),
         (
-            fleet(
+            given(
                 settings=config(BOTH),
                 zones=DARK,
                 memory=Memory(breakers=(replace(OPEN, placement=THERE),)),
@@ -233,33 +237,35 @@ PRICE = {TYPE: 2.5}
         ),
     ],
 )  # fmt: skip
-def test_why_nothing_is_launched(there: Fleet, reason: Reason, because: str) -> None:
+def test_why_nothing_is_launched(make: Callable[[], Fleet], reason: Reason, because: str) -> None:
+    there = make()
     found = decided(there)
     assert (found.reason, found.because) == (reason, because)
     assert there.effects == []
 
 
 @pytest.mark.parametrize(
-    ("there", "decision", "effect"),
+    ("make", "decision", "effect"),
     [
         (
-            fleet(fact("m1", "running_task"), **waiting(1)),
+            given(fact("m1", "running_task"), **waiting(1)),
             "launching 1: 1 waiting, 0 idle or booting, 1 busy",
             "1 waiting in H100-1-80G: creating one (H100-1-80G in fr-par-2)",
         ),
         (
-            fleet(spare(), **waiting(2, "desk")),
+            given(spare(), **waiting(2, "desk")),
             "launching 1: 2 waiting, 1 idle or booting, 0 busy",
             "2 waiting in H100-1-80G: starting s1 again",
         ),
         (
-            fleet(settings=config({"min_instances": 1})),
+            given(settings=config({"min_instances": 1})),
             "launching 1 to keep min_instances = 1",
             "min_instances = 1 in H100-1-80G: creating one (H100-1-80G in fr-par-2)",
         ),
     ],
 )
-def test_why_something_is_launched(there: Fleet, decision: str, effect: str) -> None:
+def test_why_something_is_launched(make: Callable[[], Fleet], decision: str, effect: str) -> None:
+    there = make()
     found = decided(there)
     (made,) = there.effects
     assert (found.because, found.launched) == (decision, 1)
@@ -351,120 +357,6 @@ def test_instances_of_other_queues_bound_only_the_fleet() -> None:
     ]
     settings = config({"max_instances": 2}, max_instances=6)
     assert decided(fleet(*others, settings=settings, **waiting(5))).launched == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "memory", "started"),
-    [
-        ({}, Memory(), True),
-        ({"instance": registered("s1", "stopped", spec="old")}, Memory(), False),
-        ({"instance": registered("s1", "stopped", zone=OTHER_ZONE)}, Memory(), False),
-        ({"memory": {"delete_when_stopped": True}}, Memory(), False),
-        ({"memory": {"quarantined_at": START}}, Memory(), False),
-        ({"fell_back": True}, Memory(), False),
-        ({"hands_off": "a person's"}, Memory(), False),
-        ({"claims": ("t1",)}, Memory(), False),
-        ({}, pending("start:id-s1", failed=True), False),
-        ({}, pending("delete:id-s1"), False),
-        ({}, pending("delete:id-s1", failed=True), True),
-        ({}, pending("start:id-s2", failed=True), True),
-        ({}, Memory(power_offs={"s1": PowerOff(QUEUE, START)}), True),
-    ],
-)
-def test_which_stopped_ones_are_started(
-    changes: dict[str, Any], memory: Memory, started: bool
-) -> None:
-    there = fleet(spare(**changes), memory=memory, **waiting(1))
-    decided(there)
-    assert [e.verb for e in there.effects] == ["start" if started else "create"]
-
-
-def test_the_one_that_was_stopped_last_is_started_first() -> None:
-    spares = [spare("s1", minutes(50)), spare("s2", minutes(5)), spare("s3", minutes(500))]
-    there = fleet(*spares, settings=config({"max_instances": 9}), **waiting(2))
-    decided(there)
-    assert [e.subject for e in there.effects] == ["s2", "s1"]
-    assert all(isinstance(e, StartInstance) for e in there.effects)
-
-
-@pytest.mark.parametrize("hindrance", ["tasks", "touch"])
-def test_one_that_may_not_be_started_yet_does_not_keep_others(hindrance: str) -> None:
-    first = spare("s1", minutes(1), seen=hindrance != "touch")
-    offs = {"s1": PowerOff(QUEUE, START)} if hindrance == "tasks" else {}
-    world = {**waiting(1), "ended_tasks": None}
-    there = fleet(first, spare("s2"), memory=Memory(power_offs=offs), **world)
-    decided(there)
-    assert [(e.verb, e.subject) for e in there.effects] == [("start", "s2")]
-
-
-@pytest.mark.parametrize(
-    ("tasks", "resting", "launched"), [(1, 1, 0), (2, 1, 1), (1, 2, 0), (3, 2, 1)]
-)
-def test_those_that_have_just_stopped_are_waited_for(
-    tasks: int, resting: int, launched: int
-) -> None:
-    just = [spare(f"s{n}", previous=S.STOPPING) for n in range(resting)]
-    offs = {each.name: PowerOff(QUEUE, START) for each in just}
-    settings = config({"max_instances": 9})
-    there = fleet(*just, memory=Memory(power_offs=offs), settings=settings, **waiting(tasks))
-    assert decided(there).launched == launched
-    assert [e.verb for e in there.effects] == ["create"] * launched
-
-
-BEGUN = START - seconds(30)
-
-
-@pytest.mark.parametrize(
-    ("before", "begun_at", "launched"),
-    [
-        (None, None, 3),
-        ({QUEUE: CONFIRMED}, BEGUN, 3),
-        ({QUEUE: UNSEEN}, BEGUN, 0),
-        ({}, BEGUN, 0),
-        ({QUEUE: 2}, BEGUN, 2),
-        ({QUEUE: 2}, None, 2),
-        ({QUEUE: 9}, BEGUN, 3),
-        ({QUEUE: 0}, BEGUN, 0),
-        ({QUEUE: 2}, BEGUN + seconds(1), 0),  # a listing may still lack what was made before
-    ],
-)
-def test_without_memory_only_what_two_observations_ask_for(
-    before: dict[str, int] | None, begun_at: Any, launched: int
-) -> None:
-    memory = Memory(unconfirmed_need=before, begun_at=begun_at)
-    there = fleet(memory=memory, settings=config({"max_instances": 9}), **waiting(3))
-    found = decided(there)
-    assert found.launched == launched
-    assert found.reason is (Reason.DEMAND if launched in (2, 3) else Reason.UNCONFIRMED)
-
-
-@pytest.mark.parametrize(
-    ("of_fleet", "zones", "launched"),
-    [
-        ({}, DARK, 1),
-        ({"max_instances": 5}, DARK, 0),  # what counts for the fleet may hide there
-        ({"max_eur_per_hour": 50}, DARK, 0),
-        ({"max_instances": 5}, None, 1),
-    ],
-)
-def test_without_memory_all_that_bounds_a_launch_must_be_seen(
-    of_fleet: dict[str, Any], zones: Any, launched: int
-) -> None:
-    there = {"placements": [{"type": TYPE, "zone": OTHER_ZONE}], "name": QUEUE}
-    other = {"placements": [{"type": TYPE, "zone": ZONE}], "name": "other"}
-    settings = config(queues={QUEUE: there, "other": other}, **of_fleet)
-    memory = Memory(unconfirmed_need={QUEUE: 1, "other": CONFIRMED}, begun_at=BEGUN)
-    world = {**waiting(1), **({"zones": zones} if zones else {})}
-    found = {
-        d.queue: d
-        for d in launch_all(fleet(memory=memory, settings=settings, prices=PRICE, **world))
-    }
-    assert found[QUEUE].launched == launched
-    if not launched:
-        assert found[QUEUE].because == (
-            "started without memory: a second observation, 30s after the first, must agree "
-            "before the first launch; fr-par-2 does not answer"
-        )
 
 
 def test_the_queue_whose_task_waits_longest_comes_first() -> None:

@@ -271,9 +271,9 @@ LEFT = START + seconds(1)
         ("start:id-m1", {}, world(complete=False), True),
         ("create:m9", {}, world(complete=False), True),
         ("stop:id-m1", {}, world(complete=False), False),
-        ("start:id-m1", {}, world(), False),
+        ("start:id-m1", {"name": "m1"}, world(listed=(M1,)), False),
         ("start:id-m1", {"failed": True}, world(complete=False), False),
-        ("start:id-m1", {"placement": None}, world(complete=False), False),
+        ("start:id-m1", {"placement": None, "missed": True}, world(complete=False), False),
         ("start:id-m1", {"placement": Placement(TYPE, OTHER_ZONE)}, world(), True),
     ],
 )
@@ -286,24 +286,38 @@ def test_how_long_something_is_under_way(
 
 
 @pytest.mark.parametrize(
-    ("key", "changes", "listed", "awaited"),
+    ("key", "changes", "known_by", "awaited"),
     [
-        ("create:m9", {}, False, True),
-        ("create:m9", {"missed": True}, False, False),
-        ("create:m9", {"failed": True}, False, False),
-        ("create:m9", {}, True, False),
-        ("start:id-m9", {}, False, False),
+        ("create:m9", {}, "", True),
+        ("create:m9", {}, "memory", False),
+        ("create:m9", {}, "a listing", False),
+        ("create:m9", {}, "a listing of a part", True),
+        ("create:m9", {"missed": True}, "", False),
+        ("create:m9", {"failed": True}, "", False),
+        ("start:id-m9", {}, "", True),
+        ("start:id-m9", {}, "memory", True),  # it may be on, and nobody has seen it
+        ("start:id-m9", {}, "a listing", False),
+        ("start:id-m9", {}, "a listing of a part", True),
+        ("start:id-m9", {}, "a 404", False),
+        ("start:id-m9", {"missed": True}, "memory", False),
+        ("start:id-m9", {"failed": True}, "memory", False),
+        ("stop:id-m9", {}, "", False),
     ],
 )
-@pytest.mark.parametrize("by", ["a listing", "memory"])
-def test_a_creation_is_missed_in_one_listing_before_it_is_given_up(
-    key: str, changes: dict[str, Any], listed: bool, awaited: bool, by: str
+def test_a_launch_is_missed_in_one_listing_before_it_is_given_up(
+    key: str, changes: dict[str, Any], known_by: str, awaited: bool
 ) -> None:
-    one = pending(key, expires_at=OVER, **changes)
-    name = "m9" if listed else "m8"
-    memory = Memory(pending={key: one}, instances={"i": known(name if by == "memory" else "m8")})
-    view = world(listed=(instance(name if by == "a listing" else "m8"),))
-    found = learn(view, memory, START).memory.pending
+    one = pending(key, expires_at=OVER, name="m9", placement=Placement(TYPE, OTHER_ZONE), **changes)
+    others = ZoneView(OTHER_ZONE, complete=True, observed_at=START)
+    view = world(complete=known_by != "a listing of a part")
+    here = replace(
+        view.zones[ZONE],
+        instances=(instance("m9" if known_by.startswith("a listing") else "m8"),),
+        gone=frozenset({"id-m9"} if known_by == "a 404" else ()),
+    )
+    view = replace(view, zones={ZONE: here, OTHER_ZONE: others})
+    there = {"id-m9": known("m9")} if known_by == "memory" else {"id-m8": known("m8")}
+    found = learn(view, Memory(pending={key: one}, instances=there), START).memory.pending
     assert found == ({key: replace(one, missed=True)} if awaited else {})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import Entry, Queue, Worker
@@ -19,8 +18,6 @@ from tests.policy.worlds import (
     QUEUE_ID,
     SPEC,
     START,
-    TYPE,
-    ZONE,
     config,
     fact,
     fleet,
@@ -264,145 +261,6 @@ def test_only_other_silent_ones_make_an_outage() -> None:
     same = {"state_since": START - minutes(30)}
     there = decided(one, fact("m2", "stopped", memory=same), fact("m3", "unknown", memory=same))
     assert [e.subject for e in there.effects] == ["m1"]
-
-
-def names(there: Fleet) -> list[str]:
-    return [effect.subject for effect in there.effects]
-
-
-HOURS = {f"m{n}": minutes(90 - 10 * n) for n in range(1, 5)}
-FOUR = tuple(idle(name, since) for name, since in HOURS.items())
-OLD_QUEUE = tuple(replace(each, serves=False) for each in FOUR)
-
-
-@pytest.mark.parametrize(
-    ("queue", "world", "stopped"),
-    [
-        ({"max_instances": 9}, {}, ["m1", "m2", "m3", "m4"]),
-        ({"max_instances": 9}, waiting(1), ["m1", "m2", "m3"]),
-        ({"max_instances": 9}, waiting(4), []),
-        ({"max_instances": 9, "min_instances": 1}, {}, ["m1", "m2", "m3"]),
-        ({"max_instances": 9, "min_instances": 4}, {}, []),
-        ({"max_instances": 9, "min_instances": 3}, waiting(3), ["m1"]),
-        ({"max_instances": 9, "min_instances": 1}, waiting(3), ["m1"]),
-        ({"max_instances": 9, "min_instances": 3}, {"queues": {}}, ["m1", "m2", "m3", "m4"]),
-        ({"max_instances": 3}, waiting(4), ["m1"]),
-        ({"max_instances": 2}, waiting(1), ["m1", "m2", "m3"]),
-        ({"max_instances": 3, "min_instances": 3}, waiting(9), ["m1"]),
-        ({"max_instances": 4}, waiting(4), []),
-    ],
-)
-@pytest.mark.parametrize("order", [1, -1])
-def test_how_many_are_stopped_the_most_idle_first(
-    queue: dict[str, Any], world: dict[str, Any], stopped: list[str], order: int
-) -> None:
-    assert names(decided(*FOUR[::order], settings=config(queue), **world)) == stopped
-
-
-def test_what_keeps_idle_ones_is_said() -> None:
-    found = decided(*FOUR, settings=config({"max_instances": 9, "min_instances": 2}))
-    assert said(found)["m4"] == ("", Reason.MIN_INSTANCES, "idle, kept by min_instances = 2")
-    found = decided(*FOUR, settings=config({"max_instances": 9}), **waiting(2))
-    assert said(found)["m4"] == ("", Reason.DEMAND, "idle, kept for waiting tasks")
-    found = decided(*FOUR, settings=config({"max_instances": 3}), **waiting(9))
-    assert said(found)["m1"] == (
-        *("stop", Reason.ABOVE_MAX),
-        "m1 is idle, and 4 of at most 3 are billed",
-    )
-
-
-@pytest.mark.parametrize(
-    ("queue", "stopped"),
-    [
-        ({"max_instances": 9, "min_instances": 4}, FOUR),
-        ({"max_instances": 9}, FOUR),
-        ({"max_instances": 2}, FOUR),
-    ],
-)
-def test_who_does_not_serve_its_queue_is_kept_neither_for_tasks_nor_for_the_minimum(
-    queue: dict[str, Any], stopped: tuple[Fact, ...]
-) -> None:
-    there = decided(*OLD_QUEUE, settings=config(queue), **waiting(4))
-    assert names(there) == [each.name for each in stopped]
-
-
-def test_who_does_not_serve_counts_for_no_task() -> None:
-    old = replace(FOUR[0], serves=False)
-    there = decided(old, *FOUR[1:], settings=config({"max_instances": 9}), **waiting(2))
-    assert names(there) == ["m1", "m2"], "two of the three that serve are kept"
-
-
-@pytest.mark.parametrize(
-    ("changes", "memory"),
-    [
-        ({"hands_off": "a person's"}, Memory()),
-        ({}, "stop:id-m1"),
-    ],
-)
-def test_who_is_not_to_be_stopped_or_is_being_stopped_is_not_counted_as_free(
-    changes: dict[str, Any], memory: Memory | str
-) -> None:
-    if isinstance(memory, str):
-        there = fleet()
-        there.add(
-            StopInstance(
-                instance=registered("m1"),
-                guard=Guard.IDLE,
-                booted_at=START,
-                reason=Reason.IDLE_TIMEOUT,
-                because="a test",
-            )
-        )
-        memory = Memory(pending=there.pending)
-    first = replace(FOUR[0], **changes)
-    settings = config({"max_instances": 9})
-    there = decided(first, FOUR[1], memory=memory, settings=settings, **waiting(1))
-    assert names(there) == []
-
-
-@pytest.mark.parametrize(
-    ("status", "after_success", "idle_for", "stopped"),
-    [
-        ("completed", "5m", 5, True),
-        ("completed", "5m", 4.9, False),
-        ("failed", "5m", 5, False),
-        ("completed", None, 29.9, False),
-        ("completed", "1m", 2, True),  # never within the grace
-        ("completed", "1m", 1.9, False),
-        (None, "5m", 5, False),
-    ],
-)
-def test_after_a_success_another_timeout_may_count(
-    status: str | None, after_success: str | None, idle_for: float, stopped: bool
-) -> None:
-    last = task(status=status).status if status else None
-    one = idle("m1", minutes(idle_for), memory={"last_task_status": last})
-    settings = config({"idle_timeout_after_success": after_success})
-    assert bool(decided(one, settings=settings).effects) is stopped
-
-
-BASE = {"placements": [{"type": TYPE, "zone": ZONE}], "max_instances": 9}
-
-
-@pytest.mark.parametrize(("fleet_max", "stopped"), [(None, 0), (5, 0), (4, 1), (3, 2), (2, 3)])
-def test_the_fleet_s_maximum_counts_all_queues(fleet_max: int | None, stopped: int) -> None:
-    settings = config(
-        queues={QUEUE: {"name": QUEUE, **BASE}, "other": {"name": "other", **BASE}},
-        max_instances=fleet_max,
-    )
-    recent = [idle(name, minutes(3)) for name in HOURS]
-    busy = fact("b1", "running_task", instance=registered("b1", queue="other"))
-    assert len(decided(*recent, busy, settings=settings).effects) == stopped
-
-
-@pytest.mark.parametrize("idle_for", [minutes(2), seconds(119)])
-def test_above_the_maximum_only_the_grace_counts(idle_for: timedelta) -> None:
-    settings: Config = config({"max_instances": 0})
-    found = said(decided(idle("m1", idle_for), settings=settings))["m1"]
-    if idle_for < minutes(2):
-        assert found == ("", Reason.RECENTLY_BUSY, "idle since 07:58:01; stops in 1s")
-    else:
-        assert found[:2] == ("stop", Reason.ABOVE_MAX)
 
 
 def stale(**memory: Any) -> Fact:

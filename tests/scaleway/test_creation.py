@@ -259,7 +259,7 @@ def test_a_good_machine_is_kept_when_only_its_last_tag_cannot_be_taken_away(step
 
 @pytest.mark.parametrize("step", BIRTH[1:5])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_birth_cut_short_by_its_caller_leaves_nothing_behind(step: str, done: bool) -> None:
+def test_a_birth_cut_short_by_its_caller_leaves_nothing_behind_that_is_off(step: str, done: bool) -> None:
     cloud = Cloud()
     cloud.faults[step] = [Fault(REJECTION, done=done, delay=10)]
 
@@ -271,8 +271,13 @@ def test_a_birth_cut_short_by_its_caller_leaves_nothing_behind(step: str, done: 
         play(cloud, impatient)
 
     assert step in cloud.steps
-    assert not cloud.servers
-    assert not cloud.volumes
+    if step == "POST poweron" and done:
+        # its agent may have a task before a removal is through: the loop decides about it
+        assert PROVISIONING_TAG in cloud.servers["s1"]["tags"]
+        assert cloud.volumes
+    else:
+        assert not cloud.servers
+        assert not cloud.volumes
 
 
 def test_a_clean_up_goes_on_when_its_caller_is_cancelled_again() -> None:

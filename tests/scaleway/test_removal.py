@@ -1,6 +1,5 @@
 """The end of a server: by its state, with its volumes, and with nobody else's."""
 
-from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -27,7 +26,6 @@ from tests.scaleway.cloud import (
 )
 
 OTHERS = FleetTags("other").of_volume(QUEUE)
-Remove = Callable[[Cloud], None]
 
 
 def a_cloud(**server: Any) -> Cloud:
@@ -44,26 +42,11 @@ def delete(cloud: Cloud) -> None:
     play(cloud, lambda api: api.delete(listed))
 
 
-def clean_up(cloud: Cloud) -> None:
-    """What a failed creation asks for: the end of what it made, in whatever state."""
-    listed = instance(cloud)
-    play(cloud, lambda api: api._removal.server(ZONE, listed.id, listed.volumes))
+def test_a_stopped_one_goes_with_its_volume() -> None:
+    cloud = a_cloud()
+    delete(cloud)
 
-
-@pytest.mark.parametrize(
-    ("remove", "state", "change"),
-    [
-        (delete, "stopped", "DELETE server"),
-        (clean_up, "stopped", "DELETE server"),
-        (clean_up, "running", "POST terminate"),
-        (clean_up, "stopped in place", "POST terminate"),
-    ],
-)
-def test_removal_by_state(remove: Remove, state: str, change: str) -> None:
-    cloud = a_cloud(state=state)
-    remove(cloud)
-
-    assert cloud.changes() == [change, "DELETE volume"]
+    assert cloud.changes() == ["DELETE server", "DELETE volume"]
     assert not cloud.servers
     assert not cloud.volumes
     assert cloud.steps[-1] == "GET volume"
@@ -122,21 +105,6 @@ def test_a_deletion_waits_for_one_that_is_stopping() -> None:
     assert not cloud.volumes
 
 
-def test_a_clean_up_waits_for_one_that_is_starting() -> None:
-    cloud = a_cloud(state="stopped")
-
-    async def scene(api: ScalewayApi) -> None:
-        listed = (await api.instances(ZONE))[0]
-        await api.start(listed)
-        await api._removal.server(ZONE, listed.id, listed.volumes)
-
-    play(cloud, scene)
-
-    assert cloud.changes() == ["POST poweron", "POST terminate", "DELETE volume"]
-    assert not cloud.servers
-    assert not cloud.volumes
-
-
 def test_a_server_that_never_arrives_ends_the_wait() -> None:
     cloud = a_cloud(state="stopping")
     with pytest.raises(Transient, match="server s1 in fr-par-2 is not gone after 300 s"):
@@ -164,14 +132,11 @@ def test_no_server_is_removed_while_its_volume_cannot_be_tagged() -> None:
     assert list(cloud.servers) == ["s1"]
 
 
-@pytest.mark.parametrize(("remove", "state"), [(delete, "stopped"), (clean_up, "running")])
 @pytest.mark.parametrize("tags", [[], ["mine"], list(OTHERS)])
-def test_a_volume_that_somebody_else_attached_survives(
-    remove: Remove, state: str, tags: list[str]
-) -> None:
-    cloud = a_cloud(volumes={"0": slot_json("v1"), "1": slot_json("v2")}, state=state)
+def test_a_volume_that_somebody_else_attached_survives(tags: list[str]) -> None:
+    cloud = a_cloud(volumes={"0": slot_json("v1"), "1": slot_json("v2")})
     cloud.volumes["v2"] = volume_json("v2", tags=tags)
-    remove(cloud)
+    delete(cloud)
 
     assert list(cloud.volumes) == ["v2"]
     assert cloud.volumes["v2"]["tags"] == tags
@@ -200,18 +165,11 @@ def test_everything_gone_already_is_success() -> None:
     assert cloud.changes() == []
 
 
-@pytest.mark.parametrize(
-    ("remove", "state", "step"),
-    [
-        (delete, "stopped", "DELETE server"),
-        (delete, "stopped", "DELETE volume"),
-        (clean_up, "running", "POST terminate"),
-    ],
-)
-def test_a_404_on_the_way_is_success(remove: Remove, state: str, step: str) -> None:
-    cloud = a_cloud(state=state)
+@pytest.mark.parametrize("step", ["DELETE server", "DELETE volume"])
+def test_a_404_on_the_way_is_success(step: str) -> None:
+    cloud = a_cloud()
     cloud.fail(step, refuse(404, NOT_FOUND), done=True)
-    remove(cloud)
+    delete(cloud)
     assert not cloud.servers
     assert not cloud.volumes
 
@@ -232,25 +190,25 @@ def test_a_passing_refusal_on_the_way_is_waited_out(
 
 
 def test_a_wrong_state_is_believed_only_when_the_state_did_not_change() -> None:
-    cloud = a_cloud(state="running")
-    wrong = {"type": "invalid_request_error", "message": "server should be running"}
-    cloud.fail("POST terminate", refuse(400, wrong))
-    with pytest.raises(Rejected, match="server should be running"):
-        clean_up(cloud)
+    cloud = a_cloud()
+    wrong = {"type": "invalid_request_error", "message": "instance should be powered off"}
+    cloud.fail("DELETE server", refuse(400, wrong))
+    with pytest.raises(Rejected, match="should be powered off"):
+        delete(cloud)
 
-    cloud = a_cloud(state="running")
-    cloud.fail("POST terminate", refuse(400, wrong), done=True)
-    clean_up(cloud)
+    cloud = a_cloud()
+    cloud.fail("DELETE server", refuse(400, wrong), done=True)
+    delete(cloud)
     assert not cloud.servers
-    assert cloud.steps.count("POST terminate") == 1
+    assert cloud.steps.count("DELETE server") == 1
 
 
 def test_a_heard_request_is_not_repeated_while_the_state_lags() -> None:
-    cloud = a_cloud(state="running")
-    cloud.fail("POST terminate", httpx.Response(202, json={"task": {}}))
+    cloud = a_cloud()
+    cloud.fail("DELETE server", httpx.Response(204))
     with pytest.raises(Transient, match="not gone"):
-        clean_up(cloud)
-    assert cloud.steps.count("POST terminate") == 1
+        delete(cloud)
+    assert cloud.steps.count("DELETE server") == 1
 
 
 @pytest.mark.parametrize("status", ["available", "in_use"])

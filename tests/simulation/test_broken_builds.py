@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from gpu_autoscaler.domain.errors import LeaseLost
 from gpu_autoscaler.domain.memory import Kept
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
 from gpu_autoscaler.policy import cleanup, launch
@@ -30,13 +32,18 @@ def without_the_last_look(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_lease(patch: pytest.MonkeyPatch) -> None:
-    """Whoever reads the memory believes that it leads."""
-    load = LeasedStore.load
+    """Whoever reads the memory believes that it leads, whatever its writes come to."""
+    load, save = LeasedStore.load, LeasedStore.save
 
     async def load_and_lead(store: LeasedStore) -> Kept:
         return Kept((await load(store)).memory)
 
+    async def save_or_not(store: LeasedStore, memory: Any) -> None:
+        with suppress(LeaseLost):
+            await save(store, memory)
+
     patch.setattr(LeasedStore, "load", load_and_lead)
+    patch.setattr(LeasedStore, "save", save_or_not)
     patch.setattr(LeasedStore, "lease_left", lambda store: float("inf"))
 
 

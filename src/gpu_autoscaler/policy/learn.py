@@ -6,6 +6,7 @@ from datetime import datetime
 
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import (
+    LISTING_LAG,
     CreateInstance,
     DeleteInstance,
     Failure,
@@ -118,7 +119,10 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
     pause = FAILED_EFFECT_PAUSE.get(outcome.failure or Failure.NOT_FOUND)
     if isinstance(outcome.effect, CreateInstance | StartInstance) and not _own_fault(outcome):
         pause = None  # the placement backs off
-    if outcome.failure is None and seen_later:
+    if isinstance(outcome.effect, CreateInstance) and outcome.failure is Failure.TRANSIENT:
+        # it may be on all the same: counted until a listing would show it
+        pending[started.key] = replace(started, expires_at=outcome.at + LISTING_LAG)
+    elif outcome.failure is None and seen_later:
         pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
     elif pause is not None:
         pending[started.key] = replace(started, failed=True, expires_at=outcome.at + pause)

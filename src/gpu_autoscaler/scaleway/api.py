@@ -135,7 +135,7 @@ class ScalewayApi:
         Raises Rejected when it is protected, locked, has lost the fleet's tags or was powered on
         meanwhile, Transient when it is not gone in time (the next attempt goes on from there).
         """
-        await self._removal.server(instance.zone, instance.id, instance.volumes, only_stopped=True)
+        await self._removal.server(instance.zone, instance.id, instance.volumes)
 
     async def delete_volume(self, volume: Volume) -> None:
         """Remove a free volume. Raises Rejected when it is held or lacks the fleet's tags."""

@@ -1,7 +1,8 @@
 """The birth of an instance, or nothing at all.
 
 A server is born with `phase=provisioning` and loses it last, so whatever a crash leaves behind
-is recognised by the loop. What a failure leaves behind is removed here.
+is recognised by the loop. What a failure leaves behind is removed here, unless it is on: its
+agent may have taken a task by then, so the loop decides about it as about any other.
 """
 
 import asyncio

@@ -17,8 +17,8 @@ from gpu_autoscaler.scaleway.volumes import Volumes
 from gpu_autoscaler.scaleway.wire import Server
 
 REMOVAL_DEADLINE = 300.0
-"""Seconds for a server and its volumes to go. Recorded: terminate 16 s, power off 46 s, a volume
-free 5 s later; a machine caught while starting has to arrive first (21 s and more)."""
+"""Seconds for a server and its volumes to go. Recorded: power off 46 s, a volume free 5 s after
+its server was deleted."""
 
 ON = (ServerState.RUNNING, ServerState.STARTING, ServerState.STOPPED_IN_PLACE)
 """States that a stopped server is in only after somebody powered it on."""
@@ -41,20 +41,16 @@ class Removal:
         zone: str,
         server_id: str,
         known: Iterable[VolumeRef] = (),
-        *,
-        only_stopped: bool = False,
     ) -> None:
-        """Remove a server of the fleet, in whatever state, then its volumes.
+        """Remove a stopped server of the fleet, then its volumes.
 
         `known` are its volumes as last listed, for the case that the server is gone already.
-        With `only_stopped` one that is on is left alone: somebody powered it on, and may use it.
+        One that is on is left alone: whoever powered it on, a task may run there by now.
         Raises Rejected for that, and for one that is protected, locked or not the fleet's,
         Transient when it is not gone in time.
         """
         deadline = self._clock.now() + timedelta(seconds=REMOVAL_DEADLINE)
-        way_out = _WayOut(
-            self._servers, self._volumes, self._fleet, zone, server_id, known, only_stopped
-        )
+        way_out = _WayOut(self._servers, self._volumes, self._fleet, zone, server_id, known)
         await self._until(way_out.step, deadline, f"server {server_id} in {zone}")
         for ref in way_out.left_behind:
             await self._until(self._volume_step(zone, ref), deadline, f"volume {ref.id} in {zone}")
@@ -104,9 +100,7 @@ class _WayOut:
         zone: str,
         server_id: str,
         known: Iterable[VolumeRef],
-        only_stopped: bool,
     ) -> None:
-        self._only_stopped = only_stopped
         self.left_behind = tuple(known)
         self._servers = servers
         self._volumes = volumes
@@ -135,7 +129,7 @@ class _WayOut:
             raise Rejected(f"{what} is protected")
         if instance.state is ServerState.LOCKED:
             raise Rejected(f"{what} is locked: a person has to look")
-        if self._only_stopped and instance.state in ON:
+        if instance.state in ON:
             raise Rejected(f"{what} was powered on meanwhile: it is {instance.state}")
 
     async def _tag(self, server: Server) -> None:
@@ -153,14 +147,11 @@ class _WayOut:
         self._tagged = True
 
     async def _ask(self, state: ServerState) -> None:
-        """DELETE a stopped one, terminate a billed one; in any other state only waiting helps."""
+        """DELETE a stopped one; in any other state only waiting helps."""
+        if state is not ServerState.STOPPED:
+            return
         try:
-            if state is ServerState.STOPPED:
-                await self._servers.delete(self._zone, self._id)
-            elif state in (ServerState.RUNNING, ServerState.STOPPED_IN_PLACE):
-                await self._servers.act(self._zone, self._id, "terminate")
-            else:
-                return
+            await self._servers.delete(self._zone, self._id)
         except Rejected:
             # older services refuse so when the state changed under our hands
             if (await self._servers.get(self._zone, self._id)).instance.state is state:

@@ -55,7 +55,7 @@ class Servers:
         await self._transport.send("PATCH", _server(zone, server_id), json={"tags": tags})
 
     async def act(self, zone: str, server_id: str, action: str) -> None:
-        """Ask for `poweron`, `poweroff` or `terminate`; the answer is only that it was heard."""
+        """Ask for `poweron` or `poweroff`; the answer is only that it was heard."""
         path = f"{_server(zone, server_id)}/action"
         await self._transport.send("POST", path, json={"action": action})
 

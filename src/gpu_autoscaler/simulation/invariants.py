@@ -71,6 +71,8 @@ class Watch:
         self.alarm = asyncio.Event()
         self.events: deque[str] = deque(maxlen=LAST_EVENTS)
         self.tasks: dict[str, Expectation] = {}
+        self.hit: set[str] = set()
+        """Machines that lost their power by no doing of ours, at some time."""
         self.black_holes: set[str] = set()
         """Machines that fail every task."""
         self.caught = 0
@@ -164,6 +166,8 @@ class Watch:
         run = self._world.machines.running_task(server.id)
         popped = self._world.machines.popped_task(server.id)
         task_id = run[0] if run else popped
+        if self._world.actor is None:
+            self.hit.add(server.name)
         if task_id is None:
             return
         if self._world.actor is not None:

@@ -1,0 +1,75 @@
+"""Without memory, two observations must agree before the first launch."""
+
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Reason
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.policy.launch import CONFIRMED, UNSEEN, launch_all
+from tests.policy.test_launch_rules import DARK, PRICE, decided, waiting
+from tests.policy.worlds import (
+    OTHER_ZONE,
+    QUEUE,
+    START,
+    TYPE,
+    ZONE,
+    config,
+    fleet,
+    seconds,
+)
+
+BEGUN = START - seconds(30)
+
+
+@pytest.mark.parametrize(
+    ("before", "begun_at", "launched"),
+    [
+        (None, None, 3),
+        ({QUEUE: CONFIRMED}, BEGUN, 3),
+        ({QUEUE: UNSEEN}, BEGUN, 0),
+        ({}, BEGUN, 0),
+        ({QUEUE: 2}, BEGUN, 2),
+        ({QUEUE: 2}, None, 2),
+        ({QUEUE: 9}, BEGUN, 3),
+        ({QUEUE: 0}, BEGUN, 0),
+        ({QUEUE: 2}, BEGUN + seconds(1), 0),  # a listing may still lack what was made before
+    ],
+)
+def test_without_memory_only_what_two_observations_ask_for(
+    before: dict[str, int] | None, begun_at: Any, launched: int
+) -> None:
+    memory = Memory(unconfirmed_need=before, begun_at=begun_at)
+    there = fleet(memory=memory, settings=config({"max_instances": 9}), **waiting(3))
+    found = decided(there)
+    assert found.launched == launched
+    assert found.reason is (Reason.DEMAND if launched in (2, 3) else Reason.UNCONFIRMED)
+
+
+@pytest.mark.parametrize(
+    ("of_fleet", "zones", "launched"),
+    [
+        ({}, DARK, 1),
+        ({"max_instances": 5}, DARK, 0),  # what counts for the fleet may hide there
+        ({"max_eur_per_hour": 50}, DARK, 0),
+        ({"max_instances": 5}, None, 1),
+    ],
+)
+def test_without_memory_all_that_bounds_a_launch_must_be_seen(
+    of_fleet: dict[str, Any], zones: Any, launched: int
+) -> None:
+    there = {"placements": [{"type": TYPE, "zone": OTHER_ZONE}], "name": QUEUE}
+    other = {"placements": [{"type": TYPE, "zone": ZONE}], "name": "other"}
+    settings = config(queues={QUEUE: there, "other": other}, **of_fleet)
+    memory = Memory(unconfirmed_need={QUEUE: 1, "other": CONFIRMED}, begun_at=BEGUN)
+    world = {**waiting(1), **({"zones": zones} if zones else {})}
+    found = {
+        d.queue: d
+        for d in launch_all(fleet(memory=memory, settings=settings, prices=PRICE, **world))
+    }
+    assert found[QUEUE].launched == launched
+    if not launched:
+        assert found[QUEUE].because == (
+            "started without memory: a second observation, 30s after the first, must agree "
+            "before the first launch; fr-par-2 does not answer"
+        )
