@@ -574,3 +574,15 @@ def test_a_creation_under_way_in_a_dark_zone_is_not_made_again_elsewhere() -> No
     story.cycle()
     story.dark_zones = {ZONE}  # and nobody tells how it ended
     assert not story.wait(minutes(30)).effects
+
+
+def test_a_start_whose_call_got_no_answer_counts_and_then_rests() -> None:
+    story = Story()
+    story.has(registered("m1", "stopped"))
+    story.enqueue("t1")
+    begun = story.cycle()
+    assert verbs(begun) == ["start"]
+    story.done(*begun.effects, failure=Failure.TRANSIENT)
+    assert verbs(story.cycle()) == [], "it may have been heard"
+    seen = story.wait(minutes(1.5))
+    assert verbs(seen) == ["create"], "it was not: it rests, and another one is made"

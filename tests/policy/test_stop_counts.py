@@ -11,7 +11,8 @@ from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.state import Fact
-from tests.policy.test_stop_rules import decided, idle, said, waiting
+from gpu_autoscaler.policy.stop import stop_all
+from tests.policy.test_stop_rules import agents, decided, idle, said, waiting
 from tests.policy.worlds import (
     QUEUE,
     START,
@@ -31,44 +32,79 @@ def names(there: Fleet) -> list[str]:
     return [effect.subject for effect in there.effects]
 
 
-HOURS = {f"m{n}": minutes(90 - 10 * n) for n in range(1, 5)}
-FOUR = tuple(idle(name, since) for name, since in HOURS.items())
+FIRST, SECOND, THIRD, LAST = ORDER = ("m3", "m1", "m4", "m2")
+"""Idle for the longest, and so on."""
+FOUR = tuple(idle(name, minutes(80 - 10 * n)) for n, name in enumerate(ORDER))
 OLD_QUEUE = tuple(replace(each, serves=False) for each in FOUR)
 
 
 @pytest.mark.parametrize(
     ("queue", "world", "stopped"),
     [
-        ({"max_instances": 9}, {}, ["m1", "m2", "m3", "m4"]),
-        ({"max_instances": 9}, waiting(1), ["m1", "m2", "m3"]),
-        ({"max_instances": 9}, waiting(4), []),
-        ({"max_instances": 9, "min_instances": 1}, {}, ["m1", "m2", "m3"]),
-        ({"max_instances": 9, "min_instances": 4}, {}, []),
-        ({"max_instances": 9, "min_instances": 3}, waiting(3), ["m1"]),
-        ({"max_instances": 9, "min_instances": 1}, waiting(3), ["m1"]),
-        ({"max_instances": 9, "min_instances": 3}, {"queues": {}}, ["m1", "m2", "m3", "m4"]),
-        ({"max_instances": 3}, waiting(4), ["m1"]),
-        ({"max_instances": 2}, waiting(1), ["m1", "m2", "m3"]),
-        ({"max_instances": 3, "min_instances": 3}, waiting(9), ["m1"]),
-        ({"max_instances": 4}, waiting(4), []),
+        ({"max_instances": 9}, {}, 4),
+        ({"max_instances": 9}, waiting(1), 3),
+        ({"max_instances": 9}, waiting(4), 0),
+        ({"max_instances": 9, "min_instances": 1}, {}, 3),
+        ({"max_instances": 9, "min_instances": 4}, {}, 0),
+        ({"max_instances": 9, "min_instances": 3}, waiting(3), 1),
+        ({"max_instances": 9, "min_instances": 1}, waiting(3), 1),
+        ({"max_instances": 9, "min_instances": 3}, {"queues": {}}, 4),
+        ({"max_instances": 3}, waiting(4), 1),
+        ({"max_instances": 2}, waiting(1), 3),
+        ({"max_instances": 3, "min_instances": 3}, waiting(9), 1),
+        ({"max_instances": 3, "min_instances": 3}, {}, 1),
+        ({"max_instances": 4}, waiting(4), 0),
     ],
 )
-@pytest.mark.parametrize("order", [1, -1])
 def test_how_many_are_stopped_the_most_idle_first(
-    queue: dict[str, Any], world: dict[str, Any], stopped: list[str], order: int
+    queue: dict[str, Any], world: dict[str, Any], stopped: int
 ) -> None:
-    assert names(decided(*FOUR[::order], settings=config(queue), **world)) == stopped
+    assert names(decided(*FOUR, settings=config(queue), **world)) == list(ORDER[:stopped])
+
+
+@pytest.mark.parametrize("max_instances", [9, 3])
+@pytest.mark.parametrize("hindrance", ["not seen", "reported once"])
+def test_in_place_of_one_that_cannot_be_stopped_the_next_one_is(
+    max_instances: int, hindrance: str
+) -> None:
+    once = replace(FOUR[0].memory, first_idle_report_at=FOUR[0].memory.last_report_at)
+    changes: dict[str, Any] = {"seen": False} if hindrance == "not seen" else {"memory": once}
+    settings = config({"max_instances": max_instances})
+    there = decided(replace(FOUR[0], **changes), *FOUR[1:], settings=settings, **waiting(3))
+    assert names(there) == [SECOND]
+
+
+def test_tasks_that_this_plan_puts_back_are_waited_for_too() -> None:
+    there = fleet(*FOUR, settings=config({"max_instances": 9}), workers=agents(*FOUR), **waiting(1))
+    there.put_back(task("t1"), Reason.CAUGHT_TASK, "a test")
+    there.put_back(task("t2", queue_id="another"), Reason.CAUGHT_TASK, "a test")
+    stop_all(there, frozenset())
+    assert names(there)[2:] == [FIRST, SECOND]
+
+
+def test_instances_of_other_queues_are_not_above_this_one_s_maximum() -> None:
+    busy = [
+        fact(f"b{n}", "running_task", instance=registered(f"b{n}", queue="gone")) for n in range(3)
+    ]
+    settings = config({"max_instances": 4})
+    assert names(decided(*FOUR, *busy, settings=settings, **waiting(4))) == []
+
+
+def test_a_popped_task_that_is_nobody_s_keeps_none_above_the_maximum() -> None:
+    settings = config({"max_instances": 3})
+    there = decided(*FOUR, settings=settings, stuck=["t1"], open_tasks=(task("t1"),))
+    assert FIRST in names(there)
 
 
 def test_what_keeps_idle_ones_is_said() -> None:
     found = decided(*FOUR, settings=config({"max_instances": 9, "min_instances": 2}))
-    assert said(found)["m4"] == ("", Reason.MIN_INSTANCES, "idle, kept by min_instances = 2")
+    assert said(found)[LAST] == ("", Reason.MIN_INSTANCES, "idle, kept by min_instances = 2")
     found = decided(*FOUR, settings=config({"max_instances": 9}), **waiting(2))
-    assert said(found)["m4"] == ("", Reason.DEMAND, "idle, kept for waiting tasks")
+    assert said(found)[LAST] == ("", Reason.DEMAND, "idle, kept for waiting tasks")
     found = decided(*FOUR, settings=config({"max_instances": 3}), **waiting(9))
-    assert said(found)["m1"] == (
+    assert said(found)[FIRST] == (
         *("stop", Reason.ABOVE_MAX),
-        "m1 is idle, and 4 of at most 3 are billed",
+        "m3 is idle, and 4 of at most 3 are billed",
     )
 
 
@@ -90,14 +126,14 @@ def test_who_does_not_serve_its_queue_is_kept_neither_for_tasks_nor_for_the_mini
 def test_who_does_not_serve_counts_for_no_task() -> None:
     old = replace(FOUR[0], serves=False)
     there = decided(old, *FOUR[1:], settings=config({"max_instances": 9}), **waiting(2))
-    assert names(there) == ["m1", "m2"], "two of the three that serve are kept"
+    assert names(there) == [FIRST, SECOND], "two of the three that serve are kept"
 
 
 @pytest.mark.parametrize(
     ("changes", "memory"),
     [
         ({"hands_off": "a person's"}, Memory()),
-        ({}, "stop:id-m1"),
+        ({}, "under way"),
     ],
 )
 def test_who_is_not_to_be_stopped_or_is_being_stopped_is_not_counted_as_free(
@@ -107,7 +143,7 @@ def test_who_is_not_to_be_stopped_or_is_being_stopped_is_not_counted_as_free(
         there = fleet()
         there.add(
             StopInstance(
-                instance=registered("m1"),
+                instance=FOUR[0].instance,
                 guard=Guard.IDLE,
                 booted_at=START,
                 reason=Reason.IDLE_TIMEOUT,
@@ -151,7 +187,7 @@ def test_the_fleet_s_maximum_counts_all_queues(fleet_max: int | None, stopped: i
         queues={QUEUE: {"name": QUEUE, **BASE}, "other": {"name": "other", **BASE}},
         max_instances=fleet_max,
     )
-    recent = [idle(name, minutes(3)) for name in HOURS]
+    recent = [idle(name, minutes(3)) for name in ORDER]
     busy = fact("b1", "running_task", instance=registered("b1", queue="other"))
     assert len(decided(*recent, busy, settings=settings).effects) == stopped
 

@@ -40,11 +40,15 @@ def idle(name: str, idle_for: timedelta, *, queue: str = QUEUE, **changes: Any) 
     return fact(name, memory=memory, instance=registered(name, queue=queue), **changes)
 
 
+def agents(*facts: Fact) -> tuple[Worker, ...]:
+    """Those of idle ones have just reported."""
+    idle_ones = [each for each in facts if each.state.value == "idle"]
+    return tuple(Worker(each.name, HOUR_AGO, START - seconds(10)) for each in idle_ones)
+
+
 def decided(*facts: Fact, stuck: Collection[str] = (), **world: Any) -> Fleet:
-    """What is planned and said; the agents of idle ones have just reported."""
-    agents = [each for each in facts if each.state.value == "idle"]
-    reports = [Worker(each.name, HOUR_AGO, START - seconds(10)) for each in agents]
-    there = fleet(*facts, **{"workers": tuple(reports), **world})
+    """What is planned and said."""
+    there = fleet(*facts, **{"workers": agents(*facts), **world})
     stop_all(there, frozenset(stuck))
     return there
 

@@ -73,6 +73,8 @@ class Pending:
     """Accepted, but not yet visible in a listing."""
     failed: bool = False
     """It failed; until it expires the same is not tried again."""
+    doubtful: bool = False
+    """A launch whose call got no clear answer: counted until a listing would show it."""
     missed: bool = False
     """A launch whose time is over, and that one listing did not show."""
 

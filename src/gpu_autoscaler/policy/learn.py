@@ -89,6 +89,10 @@ def _not_over(
     for key, each in pending.items():
         if now < each.expires_at or key in world.in_flight or _hidden(each, world):
             left[key] = each
+        elif each.doubtful and key.startswith("start:") and each.name in listed:
+            # it is what the listing says, and rests a while if that is `stopped`
+            rest = now + FAILED_EFFECT_PAUSE[Failure.TRANSIENT]
+            left[key] = replace(each, doubtful=False, failed=True, expires_at=rest)
         elif each.failed or each.missed or each.name in listed:
             continue
         elif (key.startswith("create:") and each.name not in names) or (
@@ -119,9 +123,10 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
     pause = FAILED_EFFECT_PAUSE.get(outcome.failure or Failure.NOT_FOUND)
     if isinstance(outcome.effect, CreateInstance | StartInstance) and not _own_fault(outcome):
         pause = None  # the placement backs off
-    if isinstance(outcome.effect, CreateInstance) and outcome.failure is Failure.TRANSIENT:
-        # it may be on all the same: counted until a listing would show it
-        pending[started.key] = replace(started, expires_at=outcome.at + LISTING_LAG)
+    launch = isinstance(outcome.effect, CreateInstance | StartInstance)
+    if launch and outcome.failure is Failure.TRANSIENT:
+        until = outcome.at + LISTING_LAG
+        pending[started.key] = replace(started, doubtful=True, expires_at=until)
     elif outcome.failure is None and seen_later:
         pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
     elif pause is not None:

@@ -68,7 +68,15 @@ class Servers:
         try:
             await self.act(zone, server_id, "poweron")
         except (Transient, Rejected) as refusal:
-            fresh = (await self.get(zone, server_id)).instance
+            try:
+                fresh = (await self.get(zone, server_id)).instance
+            except NotFound:
+                raise
+            except ApiError as blind:
+                if isinstance(refusal, Rejected):
+                    raise refusal from None
+                # whatever kept us from looking, the power-on may have been heard
+                raise Transient(f"{refusal}; and it cannot be looked at: {blind}") from None
             if fresh.state not in (ServerState.STARTING, ServerState.RUNNING):
                 raise _in_passing(refusal, fresh) from None
 
