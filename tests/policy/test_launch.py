@@ -584,5 +584,5 @@ def test_a_start_whose_call_got_no_answer_counts_and_then_rests() -> None:
     assert verbs(begun) == ["start"]
     story.done(*begun.effects, failure=Failure.TRANSIENT)
     assert verbs(story.cycle()) == [], "it may have been heard"
-    seen = story.wait(minutes(1.5))
+    seen = story.wait(minutes(2))
     assert verbs(seen) == ["create"], "it was not: it rests, and another one is made"

@@ -144,7 +144,7 @@ def test_a_failed_launch_rests_its_placement_or_the_machine(
     found = learned(effect, failure, message="said so")
     left = found.memory.pending.get(effect.key)
     if failure is Failure.TRANSIENT:  # it may have been heard: counted until a listing shows it
-        assert left == pending(effect, doubtful=True, expires_at=ENDED_AT + minutes(0.5))
+        assert left == pending(effect, doubtful=True, expires_at=ENDED_AT + minutes(1))
     else:
         rest = pause and pending(effect, failed=True, expires_at=ENDED_AT + minutes(pause))
         assert left == rest

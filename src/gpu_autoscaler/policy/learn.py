@@ -6,7 +6,6 @@ from datetime import datetime
 
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import (
-    LISTING_LAG,
     CreateInstance,
     DeleteInstance,
     Failure,
@@ -125,7 +124,7 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
         pause = None  # the placement backs off
     launch = isinstance(outcome.effect, CreateInstance | StartInstance)
     if launch and outcome.failure is Failure.TRANSIENT:
-        until = outcome.at + LISTING_LAG
+        until = outcome.at + START_SETTLE
         pending[started.key] = replace(started, doubtful=True, expires_at=until)
     elif outcome.failure is None and seen_later:
         pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
