@@ -265,8 +265,9 @@ def test_calls_are_constant_in_queues_tasks_and_instances(
     costs: dict[Size, Costs], size: Size
 ) -> None:
     servers = (f"GET /instance/v1/zones/{zone}/servers" for zone in ZONES)
-    reads = ("queues.get_all", "workers.get_all", "tasks.get_all", *servers)
-    assert costs[size].in_process.calls == dict.fromkeys(reads, 1)
+    reads = dict.fromkeys(("queues.get_all", "workers.get_all", *servers), 1)
+    # tasks wait beside machines that run: what ended is asked for too, in case one fails them all
+    assert costs[size].in_process.calls == reads | {"tasks.get_all": 2}
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=str)
@@ -275,7 +276,7 @@ def test_requests_are_those_calls_in_pages(costs: dict[Size, Costs], size: Size)
     expected = {
         "POST /queues.get_all": 1 + size.queues // clearml_api.PAGE_SIZE,
         "POST /workers.get_all": 1,
-        "POST /tasks.get_all": 1 + size.open_tasks // clearml_api.PAGE_SIZE,
+        "POST /tasks.get_all": 2 + size.open_tasks // clearml_api.PAGE_SIZE,
     } | {
         f"GET /instance/v1/zones/{zone}/servers": math.ceil(
             len(zones[zone].instances) / scaleway.PAGE_SIZE

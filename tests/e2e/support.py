@@ -13,10 +13,12 @@ from typing import Any, ParamSpec
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from gpu_autoscaler.commands.emulate import EMULATED_KEY, LOOPBACK, scaled
 from gpu_autoscaler.commands.serving import bind, served
 from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
 from gpu_autoscaler.emulator.clearml_records import TaskRecord
@@ -151,7 +153,16 @@ class Emulated:
             "queues": {QUEUE: {"placements": [{"type": QUEUE, "zone": ZONE}], **queue}},
         }
         path.write_text(yaml.safe_dump(document | dict(change or {}), sort_keys=False))
+        ran_before(folder / "state")
         return path
+
+
+def ran_before(state: Path) -> None:
+    """A daemon was here and did nothing: else the first launch waits until listings show all."""
+    file = state / "memory.json"
+    if not file.exists():
+        state.mkdir(exist_ok=True)
+        file.write_bytes(TypeAdapter(Memory).dump_json(Memory(planned_at=SystemClock().now())))
 
 
 @asynccontextmanager

@@ -259,7 +259,7 @@ def test_a_good_machine_is_kept_when_only_its_last_tag_cannot_be_taken_away(step
 
 @pytest.mark.parametrize("step", BIRTH[1:5])
 @pytest.mark.parametrize("done", [False, True])
-def test_a_birth_cut_short_by_its_caller_leaves_nothing_behind_that_is_off(step: str, done: bool) -> None:
+def test_a_birth_cut_short_by_its_caller_leaves_nothing_that_is_off(step: str, done: bool) -> None:
     cloud = Cloud()
     cloud.faults[step] = [Fault(REJECTION, done=done, delay=10)]
 

@@ -28,6 +28,8 @@ T = TypeVar("T")
 FASTEST_CALL, SLOWEST_CALL = 0.02, 0.6
 """Seconds, each way."""
 VERY_SLOW_CALL = 20.0
+SLOW_READS = 0.3
+"""So many of the reads take any time at all: waiting is most of what a simulation costs."""
 
 LISTING_FAULTS = ("row_missing", "row_repeated", "empty")
 
@@ -127,9 +129,9 @@ class FaultyLine:
         world.watch.calling(self._daemon, call)
         fault = self._draw(call)
         changes = not call.startswith("GET ") and not call.endswith("get_all")
-        # one wait is enough for a read; a change is slow both ways, so that it can be cut in both
-        first = changes or self._random.random() < 0.5
-        if first:
+        # a change takes its time both ways, so that it can be cut in both; of reads, some do
+        slow = changes or fault or self._random.random() < SLOW_READS
+        if slow:
             await world.clock.sleep(self._latency(fault))
         world.passing(self._daemon, call, before=True)
         await process.gate()
@@ -137,7 +139,7 @@ class FaultyLine:
         result = world.acting(self._daemon, take_effect)
         world.watch.called(call)
         world.passing(self._daemon, call, before=False)
-        if changes or not first:
+        if changes:
             await world.clock.sleep(self._latency(fault))
         await process.gate()
         if fault == "lost_reply":
