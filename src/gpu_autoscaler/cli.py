@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def run(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="With --once: only when no daemon has renewed its lease for so long (10m).",
+            help="With --once: act as the daemon would, but only when no daemon has written its "
+            "memory for so long (10m). Shorter than the time between two such runs.",
         ),
     ] = None,
     port: Annotated[
@@ -68,12 +70,9 @@ def run(
     ] = 8080,
 ) -> None:
     """The daemon: watch the queues, and create, start, stop and delete instances."""
-    if if_lease_older_than is not None and not once:
-        raise typer.BadParameter("--if-lease-older-than goes with --once")
-    try:
-        older_than = parse_duration(if_lease_older_than) if if_lease_older_than else None
-    except ValueError as error:
-        raise typer.BadParameter(f"--if-lease-older-than: {error}") from None
+    older_than = None
+    if if_lease_older_than is not None:
+        older_than = _older_than(if_lease_older_than, alone=once and not dry_run)
     setup = _setup(config)
     configure_logs(setup.secrets.values())
     _exit(
@@ -100,7 +99,7 @@ def plan(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
 def check(
     config: ConfigOption = DEFAULT_CONFIG,
     online: Annotated[
-        bool, typer.Option("--online", help="Also ask both services, with reads alone.")
+        bool, typer.Option("--online", help="Also ask both services, and try the bucket.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -219,6 +218,20 @@ def emulate(
 def main() -> None:
     """Entry point: errors of ours are sentences, never tracebacks."""
     app()
+
+
+def _older_than(text: str, *, alone: bool) -> timedelta:
+    """What --if-lease-older-than says. Raises typer.BadParameter."""
+    option = "--if-lease-older-than"
+    if not alone:
+        raise typer.BadParameter(f"{option} goes with --once, and without --dry-run")
+    try:
+        duration = parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+    if not duration:
+        raise typer.BadParameter(f"{option}: longer than 0s, or leave it out")
+    return duration
 
 
 def _setup(path: Path) -> Setup:

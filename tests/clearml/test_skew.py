@@ -74,3 +74,24 @@ def test_the_last_good_answer_counts() -> None:
         assert api.skew == timedelta(minutes=5)
 
     play(server, story)
+
+
+def test_whole_seconds_do_not_move_it_and_a_clock_that_is_set_does() -> None:
+    server = Server()
+    server.on(
+        "workers.get_all",
+        dated("Mon, 07 Sep 2026 08:05:00 GMT"),
+        dated("Mon, 07 Sep 2026 08:05:01 GMT"),
+        dated("Mon, 07 Sep 2026 08:04:59 GMT"),
+        dated("Mon, 07 Sep 2026 08:05:02 GMT"),
+        dated("Mon, 07 Sep 2026 08:05:01 GMT"),
+    )
+
+    async def story(api: ClearmlApi, _: LoopClock) -> list[float]:
+        found = []
+        for _look in range(5):
+            await api.workers()
+            found.append(api.skew.total_seconds())
+        return found
+
+    assert play(server, story)[0] == [300, 300, 300, 302, 302]

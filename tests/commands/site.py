@@ -2,6 +2,8 @@
 
 import functools
 import io
+import json
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -9,9 +11,11 @@ import httpx
 import pytest
 from rich.console import Console
 
-from gpu_autoscaler.commands import wiring
+from gpu_autoscaler.commands import storing, wiring
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
 from gpu_autoscaler.commands.wiring import Setup, load_setup
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.emulator.bucket import InMemoryBucket
 from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
 from gpu_autoscaler.emulator.faults import Calls, FaultKind, Faults
@@ -21,6 +25,7 @@ from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
 from gpu_autoscaler.emulator.timeline import Timeline
 from gpu_autoscaler.runtime.clock import LoopClock, RandomIds
+from gpu_autoscaler.store.lease import LeasedStore
 
 QUEUE = "gpu-small"
 TYPE = "H100-1-80G"
@@ -72,6 +77,13 @@ class Site:
         monkeypatch.setattr(module, "open_services", self.open_services)
         self.console = Console(file=io.StringIO(), width=200, color_system=None)
 
+    def use_bucket(self, monkeypatch: pytest.MonkeyPatch) -> InMemoryBucket:
+        """Memory and lease in object storage; it is given."""
+        bucket = InMemoryBucket(self.clock)
+        self.file.write_text(self.file.read_text() + "store: {bucket: my-bucket}\n")
+        monkeypatch.setattr(storing, "_bucket", lambda *_: bucket)
+        return bucket
+
     @property
     def setup(self) -> Setup:
         """The configuration as it stands in the file now."""
@@ -94,3 +106,17 @@ class Site:
     def break_off(self, match: str) -> None:
         """Calls whose path holds this are answered 500 from now on."""
         self.faults.add(FaultKind.ERROR, match)
+
+
+async def a_daemon_was_here(bucket: InMemoryBucket, clock: LoopClock) -> LeasedStore:
+    """It holds the lease, and falls silent."""
+    store = LeasedStore(bucket, clock, holder="another", lasts=timedelta(minutes=3))
+    await store.load()
+    await store.save(Memory(planned_at=clock.now()))
+    return store
+
+
+def holder_of(bucket: InMemoryBucket) -> str:
+    """Who has the lease; empty when it was given back."""
+    assert bucket.blob is not None
+    return str(json.loads(bucket.blob.content)["lease"]["holder"])

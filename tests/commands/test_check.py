@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.commands import check as checking
+from gpu_autoscaler.commands import storing
 from gpu_autoscaler.commands.check import Finding, as_json, check_online, show
+from gpu_autoscaler.config.models import StoreConfig
+from gpu_autoscaler.domain.errors import StoreError
+from gpu_autoscaler.domain.memory import SCHEMA_VERSION
+from gpu_autoscaler.emulator.bucket import InMemoryBucket
 from gpu_autoscaler.emulator.faults import FaultKind
 from gpu_autoscaler.runtime.clock import run_virtual
+from gpu_autoscaler.store.bucket import Blob
 from tests.commands.site import QUEUE, TYPE, ZONE, Site
 
 LOGIN = "ClearML login at http://clearml.test"
@@ -107,6 +113,66 @@ def test_one_that_does_not_answer_is_bad_alone(checked: Any, match: str, what: s
     found = bad(checked(fail))
     assert set(found) == what
     assert all(found.values()), "with a sentence"
+
+
+class Deaf(InMemoryBucket):
+    """A service that takes every write."""
+
+    async def put(self, content: bytes, replaces: str | None) -> str:
+        return self.write(content)
+
+
+class Forbidden(InMemoryBucket):
+    """A service that lets nobody in."""
+
+    async def get(self) -> Blob | None:
+        raise StoreError("s3://my-bucket/x: cannot be read (HTTP 403)")
+
+
+FORBIDDEN = "s3://my-bucket/x: cannot be read (HTTP 403)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "errors"),
+    [
+        (InMemoryBucket, ["", ""]),
+        (Deaf, ["", "a write that named a wrong version was not refused: two daemons could act"]),
+        (Forbidden, [FORBIDDEN, FORBIDDEN]),
+    ],
+)
+def test_the_bucket_is_read_and_its_conditions_are_tried(
+    checked: Any, monkeypatch: pytest.MonkeyPatch, kind: type[InMemoryBucket], errors: list[str]
+) -> None:
+    asked: list[str | None] = []
+
+    async def use_bucket(site: Site) -> None:
+        site.use_bucket(monkeypatch)
+        bucket = kind(site.clock)
+
+        def of(settings: StoreConfig, _: object) -> InMemoryBucket:
+            asked.append(settings.key)
+            return bucket
+
+        monkeypatch.setattr(storing, "_bucket", of)
+
+    findings = checked(use_bucket)
+    where = "bucket my-bucket at https://s3.fr-par.scw.cloud"
+    read, conditions = findings[f"memory in {where}"], findings[f"conditional writes in {where}"]
+    for found, error in zip((read, conditions), errors, strict=True):
+        assert found.error.startswith(error)
+        assert found.good is (error == "")
+    memory = "gpu-autoscaler/test.json"
+    assert asked == [memory, f"{memory}.probe"], "the memory itself is never written"
+
+
+def test_the_memory_of_a_newer_daemon_is_a_finding(
+    checked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use_bucket(site: Site) -> None:
+        newer = {"version": SCHEMA_VERSION + 1, "lease": "nobody here knows"}
+        site.use_bucket(monkeypatch).write(json.dumps(newer).encode())
+
+    assert any("newer version" in error for error in bad(checked(use_bucket)).values())
 
 
 @pytest.mark.parametrize(

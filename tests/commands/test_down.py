@@ -1,12 +1,15 @@
 """`down`: what idles, or everything; only after a yes, and never what somebody keeps."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpu_autoscaler.commands import down as taking_down
+from gpu_autoscaler.domain.errors import LeaseLost, StateInUse, StoreError
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import (
     PROVISIONING_TAG,
@@ -21,8 +24,9 @@ from gpu_autoscaler.emulator.scaleway_order import NewServer, NewVolume
 from gpu_autoscaler.emulator.scaleway_state import PROJECT
 from gpu_autoscaler.runtime.clock import run_virtual
 from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
-from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore, StoreError
-from tests.commands.site import QUEUE, TYPE, ZONE, Site
+from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
+from gpu_autoscaler.store.lease import LeasedStore
+from tests.commands.site import QUEUE, TYPE, ZONE, Site, a_daemon_was_here, holder_of
 
 FLEET = FleetTags("test")
 SPEC = "abc123abc123"
@@ -317,8 +321,113 @@ def test_beside_a_running_daemon_it_refuses(down: Go) -> None:
     async def run(site: Down) -> None:
         with (
             DirectoryStore(site.directory),
-            pytest.raises(StoreError, match="another daemon uses this state directory"),
+            pytest.raises(StateInUse, match="another daemon uses this state directory; stop it"),
         ):
             await site.run(everything=True)
+
+    down(run)
+
+
+# --- with the memory in a bucket
+
+
+def test_after_a_dead_daemon_it_goes_on_when_the_lease_has_run_out(
+    down: Go, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(site: Down) -> None:
+        bucket = site.use_bucket(monkeypatch)
+        await site.fleet(busy=0, idle=1)
+        await a_daemon_was_here(bucket, site.clock)
+        with pytest.raises(StoreError, match="a daemon acts"):
+            await site.run(everything=True)
+        await site.clock.sleep(200)
+        assert await site.run(everything=True) == 0
+        assert site.servers() == {}
+        assert holder_of(bucket) == ""
+
+    down(run)
+
+
+@pytest.mark.parametrize("machines", [0, 1])
+def test_whatever_it_comes_to_the_lease_is_given_back(
+    down: Go, monkeypatch: pytest.MonkeyPatch, machines: int
+) -> None:
+    async def run(site: Down) -> None:
+        bucket = site.use_bucket(monkeypatch)
+        await site.fleet(busy=0, idle=machines)
+        site.answer = False
+        assert await site.run(everything=True) == machines
+        assert holder_of(bucket) == ""
+
+    down(run)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_farewell_that_fails_does_not_undo_what_was_done(
+    down: Go, monkeypatch: pytest.MonkeyPatch, everything: bool
+) -> None:
+    async def run(site: Down) -> None:
+        bucket = site.use_bucket(monkeypatch)
+        await site.fleet(busy=0, idle=1)
+        site.calls.clear()
+
+        async def before(call: str) -> None:
+            if call == "put" and site.calls.count("/action|DELETE"):
+                raise StoreError("no answer")
+
+        bucket.before = before
+        assert await site.run(everything=everything) == 0
+
+    down(run)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_who_loses_the_lease_stops_and_says_so(
+    down: Go, monkeypatch: pytest.MonkeyPatch, everything: bool
+) -> None:
+    async def run(site: Down) -> None:
+        bucket = site.use_bucket(monkeypatch)
+        await site.fleet(busy=0, idle=2)
+        left = LeasedStore.lease_left
+        lost = [False]
+
+        async def before(call: str) -> None:
+            if call == "put" and lost[0]:
+                raise LeaseLost("its holder is now another")
+
+        async def lose() -> None:
+            while everything and not site.calls.count("/action"):
+                await site.clock.sleep(0.1)
+            lost[0] = True
+
+        async def after(call: str) -> None:
+            puts.extend([call] if call == "put" else [])
+            if len(puts) == 2:  # what is to be stopped is remembered, and not stopped yet
+                losing.append(asyncio.create_task(lose()))
+
+        puts: list[str] = []
+        losing: list[asyncio.Task[None]] = []
+        bucket.before, bucket.after = before, after
+        monkeypatch.setattr(LeasedStore, "lease_left", lambda s: 0.0 if lost[0] else left(s))
+        site.calls.clear()
+        assert await site.run(everything=everything) == 1
+        assert "another daemon may hold the lease by now" in site.said
+        assert len(site.servers()) == 2
+        assert site.calls.count("DELETE") == 0
+
+    down(run)
+
+
+def test_a_long_removal_keeps_its_lease(down: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(site: Down) -> None:
+        bucket = site.use_bucket(monkeypatch)
+        await site.fleet(busy=0, idle=1)
+        site.faults.add(FaultKind.SLOW, "DELETE", seconds=100.0)
+        other = LeasedStore(bucket, site.clock, holder="other", lasts=timedelta(minutes=3))
+        working = asyncio.create_task(site.run(everything=True))
+        while not working.done():
+            await site.clock.sleep(30)
+            assert working.done() or not (await other.load()).ours
+        assert await working in (0, 1)
 
     down(run)

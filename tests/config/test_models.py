@@ -13,6 +13,7 @@ from gpu_autoscaler.config.models import (
     StoreConfig,
     VolumeConfig,
 )
+from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.model import Placement
 
 PROJECT = "11111111-2222-3333-4444-555555555555"
@@ -138,6 +139,18 @@ def test_a_lease_lasts_for_four_polls() -> None:
         ValidationError, match=r"lease \(3m\) is below 4 times poll_interval \(4m\)"
     ):
         config_with(StoreConfig(bucket="my-bucket"), poll_interval=interval)
+
+
+@pytest.mark.parametrize(
+    ("lease", "good"), [("89s", False), ("90s", True), ("1h", True), ("3601s", False)]
+)
+def test_a_lease_is_neither_too_short_nor_too_long(lease: str, good: bool) -> None:
+    given = {"bucket": "my-bucket", "lease": lease}
+    if good:
+        assert format_duration(StoreConfig.model_validate(given).lease) in ("1m30s", "1h")
+        return
+    with pytest.raises(ValidationError, match="1m30s to 1h is allowed"):
+        StoreConfig.model_validate(given)
 
 
 def test_whether_the_directory_was_chosen_can_be_told() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     async with emulated(clock) as world:
         task = world.task(seconds=1e6)
         config = world.config(folder, max_instances=3)
+        shutil.rmtree(folder / "state")  # no daemon was here: nobody remembers these machines
         setup = load_setup(config, daemon_environment(folder))
         async with open_services(setup.config, setup.secrets, clock) as services:
             orders = [order(name) for name in ("gpu-aaaaaa", "gpu-bbbbbb")]

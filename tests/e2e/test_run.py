@@ -41,6 +41,8 @@ async def test_a_dry_run_says_what_it_would_create_and_why_and_only_reads(tmp_pa
         world.task()
         world.task()
         config = world.config(tmp_path)
+        (memory,) = (tmp_path / "state").iterdir()
+        before = memory.read_bytes()
         words = ("run", "--once", "--dry-run", "--config", str(config))
         ended = await gpu_autoscaler(*words, env=daemon_environment(tmp_path))
         assert ended.code == 0, ended.err
@@ -55,7 +57,8 @@ async def test_a_dry_run_says_what_it_would_create_and_why_and_only_reads(tmp_pa
         asked = {call.path.rpartition("/")[2] for call in world.clearml_calls}
         assert asked == CLEARML_READS
         assert {call.method for call in world.scaleway_calls} == {"GET"}
-        assert not (tmp_path / "state").exists()
+        assert list((tmp_path / "state").iterdir()) == [memory], "not even a lock"
+        assert memory.read_bytes() == before
         assert world.left() == (0, 0)
 
 

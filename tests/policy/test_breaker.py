@@ -7,9 +7,15 @@ from itertools import pairwise
 import pytest
 
 from gpu_autoscaler.domain.decisions import Plan
-from gpu_autoscaler.domain.effects import CreateInstance, DeleteInstance, Reason, StopInstance
+from gpu_autoscaler.domain.effects import (
+    CreateInstance,
+    DeleteInstance,
+    Reason,
+    StartInstance,
+    StopInstance,
+)
 from gpu_autoscaler.domain.memory import Breaker, Memory
-from gpu_autoscaler.domain.model import Placement, ServerState
+from gpu_autoscaler.domain.model import PROVISIONING_TAG, Instance, Placement, ServerState
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
@@ -186,8 +192,8 @@ def test_a_machine_that_a_person_keeps_is_no_try() -> None:
     assert story.launches(minutes(30))
 
 
-@pytest.mark.parametrize(("hours", "kept"), [(24, 1), (25, 0)])
-def test_a_day_later_it_is_forgotten(hours: int, kept: int) -> None:
+@pytest.mark.parametrize(("hours", "kept"), [(24.4, 1), (24.5, 0)])
+def test_a_day_later_it_is_forgotten(hours: float, kept: int) -> None:
     old = Breaker(HERE, SPEC, 3, START, START + minutes(30), 1)
     now = START + timedelta(hours=hours)
     assert len(Breakers([old], now).kept()) == kept
@@ -258,6 +264,7 @@ def half_open(*facts: Fact, memory: Memory | None = None) -> Breakers:
         (fact(state="lost", memory={"last_report_at": START}), False),
         (fact(state="initializing", memory={"boot_failed": True}), False),
         (fact(state="initializing", hands_off="a person's"), False),
+        (fact(state="starting", overdue=True), False),
         (fact(state="initializing", memory={"quarantined_at": START}), False),
         (fact(state="idle"), False),
         (fact(state="stopped"), False),
@@ -295,6 +302,121 @@ def test_whose_agent_closes_it(state: str, booted_ago: float, gave_up: bool, clo
     assert (breakers.refusal(HERE, SPEC) is None) is closed
 
 
+def test_what_boots_where_no_breaker_is_hides_no_try() -> None:
+    elsewhere = fact("m0", "starting", instance=registered("m0", zone=OTHER_ZONE))
+    assert half_open(elsewhere, fact(state="starting")).refusal(HERE, SPEC)
+
+
 def test_a_report_of_an_earlier_boot_closes_nothing() -> None:
     booted = {"booted_at": START - minutes(1)}
     assert half_open(fact(state="idle", memory=booted)).kept()
+
+
+# --- machines that go off by themselves before their agent came
+
+
+class Dying(Duds):
+    """Whatever runs is off three minutes later, and never registers."""
+
+    def step(self) -> Plan:
+        made = super().step()
+        for effect in made.effects:
+            if isinstance(effect, StartInstance):
+                there = self.instances[effect.subject]
+                self.has(replace(there, state=ServerState.RUNNING, modified_at=self.now))
+        for one in list(self.instances.values()):
+            came_up = max(one.created_at, one.modified_at)
+            if one.state is ServerState.RUNNING and self.now - came_up >= minutes(3):
+                self.has(replace(one, state=ServerState.STOPPED, modified_at=self.now))
+        return made
+
+
+def test_machines_that_go_off_before_they_register_are_not_paid_for_without_end() -> None:
+    story = Dying(config({"max_instances": 1}))
+    story.enqueue("t1")
+    at = [when for when, _ in story.launches(timedelta(hours=6))]
+    assert len(at) <= 7
+    assert at[3] - at[2] > minutes(30)
+
+
+def booting(*between: str, there: Instance | None = None, **queue: object) -> Story:
+    """m1 has been seen to boot, and then in these states."""
+    story = Story(config({"max_instances": 1, **queue}))
+    one = there or instance("m1", created_at=START)
+    story.has(one)
+    story.cycle()
+    story.cycle()
+    for state in between:
+        story.has(replace(one, state=ServerState(state)))
+        story.cycle()
+    return story
+
+
+@pytest.mark.parametrize("between", [("stopped",), ("stopping", "stopped"), ("stopping",) * 3])
+def test_one_that_goes_off_by_itself_has_booted_in_vain(between: tuple[str, ...]) -> None:
+    story = booting(*between)
+    assert len(story.memory.breakers) == ("stopped" in between), "a reboot passes through stopping"
+    story.has(replace(story.instances["m1"], state=ServerState.STOPPED))
+    story.cycle()
+    assert story.memory.instances["id-m1"].delete_when_stopped
+    assert [b.failures for b in story.memory.breakers] == [1]
+
+
+def test_one_whose_birth_was_not_declared_counts_too() -> None:
+    story = booting("stopped", there=instance("m1", created_at=START, tags=(PROVISIONING_TAG,)))
+    assert [b.failures for b in story.memory.breakers] == [1]
+
+
+def test_one_that_has_worked_is_kept_and_removed_when_it_is_no_accident() -> None:
+    story = booting("stopped", there=registered("m1"))
+    assert [b.failures for b in story.memory.breakers] == [1]
+    assert not story.memory.instances["id-m1"].delete_when_stopped
+    story.memory = replace(story.memory, breakers=(Breaker(HERE, SPEC, 2, story.now, story.now),))
+    for state in ("running", "stopped"):
+        story.has(registered("m1", state))
+        story.cycle()
+    assert story.memory.instances["id-m1"].delete_when_stopped
+
+
+@pytest.mark.parametrize(
+    "what", ["reported", "kept", "clearml down", "back only now", "stood still", "ours"]
+)
+def test_what_says_nothing_about_a_boot(what: str) -> None:
+    tags = ("keep",) if what == "kept" else ()
+    story = booting(there=instance("m1", created_at=START, tags=tags), stale_timeout="5m")
+    if what == "reported":
+        story.report("m1")  # between two looks
+    story.clearml_down = what in ("clearml down", "back only now")
+    if what == "back only now":
+        story.cycle()
+        story.clearml_down = False
+    if what == "ours":
+        assert verbs(story.wait(minutes(6))) == ["stop"]
+    before = story.memory.breakers
+    story.has(replace(story.instances["m1"], state=ServerState.STOPPED))
+    story.cycle(minutes(5) if what == "stood still" else seconds(30))
+    assert story.memory.breakers == before
+
+
+@pytest.mark.parametrize(
+    ("state", "memory", "failures"),
+    [
+        ("initializing", {}, 1),
+        ("lost", {}, 1),  # restarted, and its agent never came back
+        ("stopping", {}, 1),
+        ("starting", {}, 0),  # never seen to run
+        ("idle", {}, 0),
+        ("initializing", {"stop_decided_at": START}, 0),
+        ("initializing", {"boot_failed": True}, 0),
+        ("initializing", {"last_report_at": START}, 0),
+        ("initializing", {"quarantined_at": START}, 0),
+        ("stopping", {"start_accepted_at": START - minutes(5)}, 0),  # no stock
+    ],
+)
+def test_what_was_a_boot_in_vain(state: str, memory: dict[str, datetime], failures: int) -> None:
+    story = Story()
+    before = known("m1", state, **memory)
+    story.memory = replace(story.memory, instances={"id-m1": before}, clearml_since=START)
+    story.has(registered("m1", "stopped"))
+    story.cycle()
+    assert sum(b.failures for b in story.memory.breakers) == failures

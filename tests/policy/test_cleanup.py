@@ -18,6 +18,7 @@ from tests.policy.worlds import (
     reasons,
     registered,
     seconds,
+    task,
     verbs,
 )
 
@@ -173,3 +174,28 @@ def test_a_removal_that_fails_slowly_does_not_start_the_retention_anew() -> None
         story.cycle()
     story.done(*made.effects, failure=Failure.TRANSIENT)
     assert verbs(story.wait(minutes(5))) == ["delete"]
+
+
+def test_a_half_made_one_is_kept_while_a_task_is_on_it() -> None:
+    story = Story()
+    story.has(instance("m1", "stopped", tags=("phase=provisioning",)))
+    story.tasks["t1"] = task("t1", "in_progress", "m1")
+    assert not story.wait(minutes(30)).effects
+    assert story.last is not None
+    assert story.last.instances[0].because == (
+        "never finished; kept while ClearML places task t1 on it"
+    )
+    del story.tasks["t1"]
+    assert reasons(story.cycle()) == ["half_made"]
+
+
+def test_one_that_worked_in_an_earlier_boot_and_never_comes_back_is_lost() -> None:
+    story = Story()
+    story.has(instance("m1", tags=("phase=provisioning",)))
+    story.report("m1")
+    story.cycle()
+    story.workers.clear()
+    for state in ("stopped", "running"):
+        story.has(instance("m1", state, tags=("phase=provisioning",)))
+        story.cycle()
+    assert reasons(story.wait(timedelta(hours=2))) == ["lost_worker"]

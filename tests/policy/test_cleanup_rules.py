@@ -302,8 +302,17 @@ def test_otherwise_tags_stay(one: Fact) -> None:
     assert (there.effects, there.verdicts) == ([], {})
 
 
-def test_what_keeps_its_tags_from_changing_is_no_news_about_itself() -> None:
-    under_way = Pending("tag:id-m1", "m1", START, START + minutes(1))
+def test_several_things_may_be_mended_at_once() -> None:
+    tags = (PROVISIONING_TAG, "keep=2026-09-07T07:59:00")
+    one = fact(instance=instance("m1", tags=tags), memory={**REPORTS, "keep_seen_at": HOUR_AGO})
+    (effect,) = mended(one).effects
+    assert isinstance(effect, SetTags)
+    assert (effect.add, effect.remove) == (frozenset({REGISTERED_TAG}), frozenset(tags))
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_what_keeps_its_tags_from_changing_is_no_news_about_itself(done: bool) -> None:
+    under_way = Pending("tag:id-m1", "m1", START, START + minutes(1), done=done)
     one = fact(instance=instance("m1"), memory=REPORTS)
     there = fleet(one, memory=Memory(pending={under_way.key: under_way}))
     there.verdicts["id-m1"] = Reason.WAITING, "idle"

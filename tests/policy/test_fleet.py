@@ -104,21 +104,24 @@ FACTS = (
     fact("m5", "running_task", instance=registered("m5", queue="another")),
     fact("m6", "provisioning", abandoned=True),
     fact("m7", "lost", instance=registered("m7", commercial_type="L4-1-24G")),
+    fact(
+        "m80", "stopping", instance=registered("m80", queue="another", commercial_type="L4-1-24G")
+    ),
 )
 
 
 @pytest.mark.parametrize(
     ("memory", "billed", "of_all", "staying", "of_all_staying"),
     [
-        (Memory(), 4, 5, 2, 3),
-        (under_way("start:id-m2"), 5, 6, 3, 4),
-        (under_way("start:id-m2", failed=True), 4, 5, 2, 3),
-        (under_way("stop:id-m1"), 4, 5, 1, 2),
-        (under_way("stop:id-m3"), 4, 5, 2, 3),
-        (under_way("stop:id-m2"), 4, 5, 2, 3),
-        (under_way("create:m9"), 5, 6, 3, 4),
-        (under_way("create:m9", queue="another"), 4, 6, 2, 4),
-        (under_way("create:m1"), 4, 5, 2, 3),  # listed by now
+        (Memory(), 4, 6, 2, 3),
+        (under_way("start:id-m2"), 5, 7, 3, 4),
+        (under_way("start:id-m2", failed=True), 4, 6, 2, 3),
+        (under_way("stop:id-m1"), 4, 6, 1, 2),
+        (under_way("stop:id-m3"), 4, 6, 2, 3),
+        (under_way("stop:id-m2"), 4, 6, 2, 3),
+        (under_way("create:m9"), 5, 7, 3, 4),
+        (under_way("create:m9", queue="another"), 4, 7, 2, 4),
+        (under_way("create:m1"), 4, 6, 2, 3),  # listed by now
     ],
 )
 def test_what_is_billed_and_what_stays(
@@ -164,8 +167,14 @@ def test_a_name_is_taken_for_as_long_as_anything_knows_it() -> None:
     assert there.names_taken == {"m1", "m9", "gone"}
 
 
+def test_a_queue_whose_bootstrap_nobody_rendered_has_no_spec() -> None:
+    assert [fleet(specs=specs).spec(QUEUE) for specs in ({QUEUE: SPEC}, {})] == [SPEC, ""]
+
+
 def test_instances_of_a_queue_come_in_the_order_of_their_names() -> None:
-    there = fleet(fact("m2"), *FACTS[4:5], fact("m1"), fact("m3"))
+    ids = {"m2": "a", "m1": "c", "m3": "b"}
+    facts = [fact(name, instance=registered(name, id=ids[name])) for name in ids]
+    there = fleet(*facts, *FACTS[4:5])
     assert [each.name for each in there.of_queue(QUEUE)] == ["m1", "m2", "m3"]
     assert [each.name for each in there.of_queue("another")] == ["m5"]
     assert there.of_queue("a third") == []

@@ -9,7 +9,18 @@ import pytest
 from gpu_autoscaler.domain.effects import Guard
 from gpu_autoscaler.domain.model import ClearmlView, Entry, Queue, Task, Worker
 from gpu_autoscaler.policy.guard import claimed_machines, claims_on, popped_tasks, refusal
-from tests.policy.worlds import QUEUE, QUEUE_ID, START, minutes, registered, seconds, task
+from gpu_autoscaler.policy.stop import stop_all
+from tests.policy.worlds import (
+    QUEUE,
+    QUEUE_ID,
+    START,
+    fact,
+    fleet,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
 
 BOOTED_AT = START - minutes(30)
 IDLE, SILENT, NEVER = Guard.IDLE, Guard.SILENT, Guard.NEVER_REGISTERED
@@ -164,3 +175,12 @@ def test_popped_is_what_is_queued_in_a_queue_that_was_read_and_does_not_hold_it(
         task("t5", "in_progress", queue_id="a"),
     ]
     assert [t.id for t in popped_tasks(queues, tasks)] == ["t2", "t3"]
+
+
+@pytest.mark.parametrize(("apart", "stopped"), [(seconds(5), False), (seconds(25), True)])
+def test_a_report_told_at_another_time_is_no_second_one(apart: timedelta, stopped: bool) -> None:
+    first = START - seconds(30)
+    idle = {"idle_since": START - minutes(40), "first_idle_report_at": first}
+    there = fleet(fact(memory={**idle, "last_report_at": first + apart}), workers=(worker(),))
+    stop_all(there, frozenset())
+    assert bool(there.effects) is stopped

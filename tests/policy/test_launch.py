@@ -8,7 +8,7 @@ import pytest
 from gpu_autoscaler.domain.effects import CreateInstance, Failure, Reason, StartInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Backoff
-from gpu_autoscaler.domain.model import PROVISIONING_TAG, Availability, Placement
+from gpu_autoscaler.domain.model import PROVISIONING_TAG, Availability, Instance, Placement
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,
@@ -482,7 +482,10 @@ def test_an_accepted_creation_in_a_dark_zone_is_not_made_again_elsewhere() -> No
     story.enqueue("t1")
     story.done(*story.cycle().effects)
     story.dark_zones = {ZONE}
-    assert not story.wait(minutes(30)).effects
+    assert not story.wait(minutes(9)).effects
+    (other,) = story.wait(minutes(2)).effects
+    assert isinstance(other, CreateInstance)
+    assert other.order.placement.zone == OTHER_ZONE, "it should have booted by now"
 
 
 def test_after_an_outage_agents_get_the_time_to_report() -> None:
@@ -572,7 +575,10 @@ def test_a_creation_under_way_in_a_dark_zone_is_not_made_again_elsewhere() -> No
     story.enqueue("t1")
     story.cycle()
     story.dark_zones = {ZONE}  # and nobody tells how it ended
-    assert not story.wait(minutes(30)).effects
+    assert not story.wait(minutes(9)).effects
+    made = story.wait(minutes(2))
+    assert verbs(made) == ["create"]
+    assert made.queues[0].because.endswith("; not counted: 1 that should have booted by now")
 
 
 def test_a_start_whose_call_got_no_answer_counts_and_then_rests() -> None:
@@ -585,3 +591,72 @@ def test_a_start_whose_call_got_no_answer_counts_and_then_rests() -> None:
     assert verbs(story.cycle()) == [], "it may have been heard"
     seen = story.wait(minutes(2))
     assert verbs(seen) == ["create"], "it was not: it rests, and another one is made"
+
+
+@pytest.mark.parametrize(
+    ("stuck", "dark"),
+    [
+        (instance("m1", created_at=START, tags=("keep",)), False),
+        (instance("m1", created_at=START, protected=True), False),
+        (instance("m1", "starting", created_at=START), False),
+        (instance("m1", created_at=START), True),
+    ],
+)
+def test_what_should_have_booted_by_now_is_no_capacity(stuck: Instance, dark: bool) -> None:
+    story = Story(config({**TWO, "max_instances": 2}))
+    story.has(stuck)
+    story.enqueue("t1")
+    story.cycle()
+    if dark:
+        story.dark_zones = {ZONE}
+    assert not story.wait(minutes(9)).effects
+    made = story.wait(minutes(3))
+    assert verbs(made) == ["create"]
+    (queue,) = made.queues
+    assert queue.because.endswith("; not counted: 1 that should have booted by now")
+    assert queue.billed == 1, "it is paid for all the same"
+    story.enqueue("t2")
+    assert not story.cycle().effects
+    assert story.last is not None
+    assert story.last.queues[0].reason is Reason.MAX_INSTANCES
+
+
+def test_one_that_cannot_be_powered_off_is_no_capacity() -> None:
+    story = Story(config({"max_instances": 2}))
+    story.has(instance("m1", created_at=START))
+    story.enqueue("t1")
+    made = story.wait(minutes(12))
+    assert verbs(made) == ["stop"], "first it is to make room"
+    story.done(*made.effects, failure=Failure.UNAUTHORIZED)
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_the_time_to_boot_begins_anew_after_an_outage_of_clearml() -> None:
+    story = Story(config({"max_instances": 2}))
+    story.has(instance("m1", created_at=START))
+    story.enqueue("t1")
+    story.cycle()
+    story.clearml_down = True
+    story.wait(minutes(30))
+    story.clearml_down = False
+    assert not story.wait(minutes(9)).effects
+
+
+def test_how_long_a_boot_may_last_is_its_queues() -> None:
+    story = Story(config({"max_instances": 2, "stale_timeout": "20m"}))
+    story.has(instance("m1", created_at=START, protected=True))
+    story.enqueue("t1")
+    assert not story.wait(minutes(19)).effects
+    assert verbs(story.wait(minutes(3))) == ["create"]
+
+
+def test_one_that_comes_late_is_counted_again() -> None:
+    story = Story(config({"max_instances": 1}))
+    story.has(instance("m1", created_at=START, protected=True))
+    story.enqueue("t1")
+    story.wait(minutes(15))
+    assert story.last is not None
+    assert story.last.queues[0].capacity == 0
+    story.report("m1")
+    (queue,) = story.cycle().queues
+    assert (queue.capacity, queue.reason) == (1, Reason.SATISFIED)

@@ -1,5 +1,7 @@
 """Without memory, two observations must agree before the first launch."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,9 +16,12 @@ from tests.policy.worlds import (
     START,
     TYPE,
     ZONE,
+    Story,
     config,
     fleet,
+    minutes,
     seconds,
+    verbs,
 )
 
 BEGUN = START - seconds(30)
@@ -69,7 +74,30 @@ def test_without_memory_all_that_bounds_a_launch_must_be_seen(
     }
     assert found[QUEUE].launched == launched
     if not launched:
-        assert found[QUEUE].because == (
-            "started without memory: a second observation, 30s after the first, must agree "
-            "before the first launch; fr-par-2 does not answer"
-        )
+        for figure in ("30s after the first", "fr-par-2", "08:09:30"):
+            assert figure in found[QUEUE].because
+
+
+@pytest.mark.parametrize("of_fleet", [{}, {"max_instances": 5}])
+@pytest.mark.parametrize("memory", ["none", "of a stale lease", "of a stale lease, begun long ago"])
+def test_a_dark_zone_is_waited_for_and_not_for_ever(memory: str, of_fleet: dict[str, Any]) -> None:
+    places = [{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}]
+    story = Story(config({"placements": places}, **of_fleet), dark_zones={OTHER_ZONE})
+    story.lost_memory = memory == "none"
+    if memory != "none":
+        story.memory = replace(story.memory, unconfirmed_need={})
+    if memory == "of a stale lease, begun long ago":
+        story.memory = replace(story.memory, begun_at=START - timedelta(days=1))
+    story.enqueue("t1")
+    assert not story.wait(minutes(9)).effects
+    assert story.last is not None
+    assert "is waited for until 08:1" in story.last.queues[0].because
+    assert verbs(story.wait(minutes(3))) == ["create"]
+
+
+def test_a_stale_lease_delays_nothing_beyond_a_second_look() -> None:
+    story = Story()
+    story.memory = replace(story.memory, unconfirmed_need={})
+    story.enqueue("t1")
+    assert verbs(story.cycle(seconds(1))) == []
+    assert verbs(story.cycle(seconds(1))) == ["create"]

@@ -87,6 +87,7 @@ CROWD = (
     fact("m6", "lost"),
     fact("m7", "quarantined", memory={"quarantined_at": START}),
     fact("m8", "stopped"),
+    fact("m9", "running_task", instance=registered("m9", queue="another")),
 )
 
 
@@ -96,7 +97,7 @@ CROWD = (
         (Memory(), 2, 7),
         (pending("start:id-m8"), 3, 8),
         (pending("stop:id-m1"), 1, 7),
-        (pending("create:m9"), 3, 8),
+        (pending("create:m10"), 3, 8),
         (pending("start:id-m8", failed=True), 2, 7),
     ],
 )
@@ -133,8 +134,8 @@ def test_what_a_queue_has(memory: Memory, capacity: int, billed: int) -> None:
 def test_what_the_minimum_asks_for(facts: tuple[Fact, ...], exists: bool, wanted: int) -> None:
     settings = config({"min_instances": 3, "max_instances": 9})
     world: dict[str, Any] = {} if exists else {"queues": {}}
-    there = fleet(*facts, settings=settings, **world)
-    assert need(there, settings.queues[QUEUE]).wanted == wanted
+    found = need(fleet(*facts, settings=settings, **world), settings.queues[QUEUE])
+    assert (found.wanted, found.others_idle) == (wanted, 0)
 
 
 DARK = {

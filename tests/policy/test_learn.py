@@ -160,6 +160,13 @@ def test_an_outcome_of_what_is_no_longer_under_way_is_learnt_from_all_the_same()
     assert [(b.placement, b.spec) for b in found.backoffs.kept()] == [(HERE, "")]
 
 
+def test_a_rejection_is_of_no_spec_while_none_is_rendered() -> None:
+    outcome = Outcome(CREATE, ENDED_AT, Failure.REJECTED, "said so")
+    view = replace(world(outcome), specs={})
+    found = learn(view, Memory(pending={CREATE.key: pending(CREATE)}), START)
+    assert [b.spec for b in found.backoffs.kept()] == [""]
+
+
 STOPPING = known("m1", "stopped", stop_decided_at=START, delete_when_stopped=True)
 OFF = {"m1": PowerOff(QUEUE, START), "m2": PowerOff(QUEUE, START)}
 
@@ -204,26 +211,31 @@ def test_what_became_of_an_instance_that_is_gone_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("effect", "failure", "rescued", "requeued"),
+    ("effect", "failure", "kept_in"),
     [
-        (CAUGHT, None, {"t1"}, {}),
-        (CAUGHT, Failure.TRANSIENT, set(), {}),
-        (POPPED, None, set(), {}),
-        (LOST, None, set(), {"t1": Requeue(1, ENDED_AT)}),
-        (LOST, Failure.TRANSIENT, set(), {}),
+        (CAUGHT, None, "rescued"),
+        (CAUGHT, Failure.TRANSIENT, ""),
+        (POPPED, None, "popped_back"),
+        (POPPED, Failure.TRANSIENT, ""),
+        (LOST, None, "requeued"),
+        (LOST, Failure.TRANSIENT, ""),
     ],
 )
 def test_a_task_that_was_put_back_is_remembered(
-    effect: Effect, failure: Failure | None, rescued: set[str], requeued: dict[str, Requeue]
+    effect: Effect, failure: Failure | None, kept_in: str
 ) -> None:
     memory = learned(effect, failure).memory
-    assert memory.rescued == dict.fromkeys(rescued, ENDED_AT)
-    assert memory.requeued == requeued
+    once = {"t1": Requeue(1, ENDED_AT)}
+    assert memory.rescued == ({"t1": ENDED_AT} if kept_in == "rescued" else {})
+    assert memory.requeued == (once if kept_in == "requeued" else {})
+    assert memory.popped_back == (once if kept_in == "popped_back" else {})
 
 
 def test_how_often_it_was_put_back_is_counted() -> None:
-    memory = learned(LOST, requeued={"t1": Requeue(2, START - minutes(90))}).memory
-    assert memory.requeued == {"t1": Requeue(3, ENDED_AT)}
+    before = {"t1": Requeue(2, START - minutes(90))}
+    after = {"t1": Requeue(3, ENDED_AT)}
+    assert learned(LOST, requeued=before).memory.requeued == after
+    assert learned(POPPED, popped_back=before).memory.popped_back == after
 
 
 SINCE = START - minutes(1)
@@ -323,6 +335,25 @@ def test_a_launch_is_missed_in_one_listing_before_it_is_given_up(
     there = {"id-m9": known("m9")} if known_by == "memory" else {"id-m8": known("m8")}
     found = learn(view, Memory(pending={key: one}, instances=there), START).memory.pending
     assert found == ({key: replace(one, missed=True)} if awaited else {})
+
+
+@pytest.mark.parametrize(
+    ("key", "listed", "left"),
+    [
+        ("start:id-m9", True, {"failed": True, "expires_at": START + minutes(1)}),  # it rests
+        ("start:id-m9", False, {"doubtful": True, "missed": True}),
+        ("create:m9", False, {"doubtful": True, "missed": True}),
+        ("create:m9", True, None),
+    ],
+)
+def test_after_no_clear_answer_the_listing_says_what_a_launch_did(
+    key: str, listed: bool, left: dict[str, Any] | None
+) -> None:
+    one = pending(key, expires_at=OVER, name="m9")
+    view = world(listed=(registered("m9", "stopped"),) if listed else ())
+    memory = Memory(pending={key: replace(one, doubtful=True)})
+    found = learn(view, memory, START).memory.pending
+    assert found == ({key: replace(one, **left)} if left else {})
 
 
 def test_the_memory_that_was_given_is_left_alone() -> None:

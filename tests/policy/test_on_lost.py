@@ -10,11 +10,13 @@ from gpu_autoscaler.domain.effects import Failure, Reason, RescueTask
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ServerState, TaskStatus
+from gpu_autoscaler.policy.plan import plan
 from tests.policy.test_stop import verdict
 from tests.policy.worlds import (
     START,
     Story,
     config,
+    instance,
     minutes,
     reasons,
     registered,
@@ -165,6 +167,7 @@ def test_after_a_month_it_may_again() -> None:
 def test_a_failed_requeue_is_tried_again_and_counts_once() -> None:
     story = busy()
     go(story, "stopped")
+    story.workers.clear()
     made = story.wait(minutes(5))
     assert reasons(made) == ["lost_task"]
     story.done(*made.effects, failure=Failure.TRANSIENT)
@@ -338,3 +341,87 @@ def test_the_queue_gets_another_machine_for_it() -> None:
     assert story.last is not None
     assert story.memory.pending
     assert any(key.startswith("create:") for key in story.memory.pending)
+
+
+# --- a death that is seen late
+
+
+@pytest.mark.parametrize("dark", [minutes(1), minutes(5), minutes(40)])
+def test_a_task_is_put_back_also_when_its_zone_was_dark_meanwhile(dark: timedelta) -> None:
+    story = busy()
+    story.dark_zones.add(story.instances["m1"].zone)
+    story.now += seconds(10)
+    ended(story, "stopped")  # the agent stopped it, and said goodbye
+    story.workers.clear()
+    story.wait(dark)
+    story.dark_zones.clear()
+    go(story, "stopped")
+    assert len(outcome(story)) == 1
+
+
+def test_what_ended_before_the_last_report_ended_by_itself() -> None:
+    story = busy()
+    ended(story, "stopped")
+    story.report("m1")
+    for _ in range(8):
+        story.cycle()
+    story.dark_zones.add(story.instances["m1"].zone)
+    story.workers.clear()
+    story.wait(minutes(5))
+    story.dark_zones.clear()
+    go(story, "stopped")
+    assert not outcome(story)
+
+
+def test_a_task_that_ended_while_the_plan_was_still_awaited_is_put_back() -> None:
+    story = busy()
+    story.now += seconds(30)
+    view = story.world()
+    slow = replace(view.clearml, begun_at=story.now, observed_at=story.now + seconds(15))
+    story.now += seconds(1)
+    ended(story, "stopped")
+    story.workers.clear()
+    made = plan(replace(view, clearml=slow), story.memory, story.config, story.now + seconds(20))
+    story.memory, story.now = made.memory, story.now + seconds(20)
+    go(story, "stopped")
+    assert len(outcome(story)) == 1
+
+
+# --- an instance whose tags could not be changed
+
+
+def test_a_machine_that_worked_is_not_half_made_whatever_its_tags_say() -> None:
+    story = Story(config({"on_lost": "requeue"}), honest=True)
+    story.has(instance("m1", tags=("phase=provisioning",)))
+    story.cycle()
+    story.run("m1", "t1")
+    made = story.cycle()
+    assert verbs(made) == ["tag"]
+    story.done(*made.effects, failure=Failure.UNAUTHORIZED)
+    story.cycle()
+    go(story, "stopped")
+    story.workers.clear()
+    ended(story, "stopped")
+    story.cycle(minutes(1))
+    assert verdict(story)[0] is S.STOPPED
+    assert len(outcome(story)) == 1
+    story.cycle()
+    assert verdict(story)[0] is S.STOPPED
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("skew", [minutes(7), minutes(-7)])
+def test_a_death_is_timed_by_the_clock_of_its_tasks(skew: timedelta) -> None:
+    story = busy()
+    story.skew = skew
+    worked_at = story.now
+    ended(story, "stopped")
+    story.workers.clear()
+    go(story, "stopped")
+    story.cycle()
+    off = story.memory.power_offs["m1"]
+    assert (off.at_work_at, off.decided_at) == (worked_at + skew, story.now + skew)
+    assert len(outcome(story, WATCHED - minutes(1))) == 1
+    assert story.memory.power_offs == {}

@@ -11,6 +11,7 @@ from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.memory import (
     SCHEMA_VERSION,
     Backoff,
+    Breaker,
     InstanceMemory,
     Memory,
     Pending,
@@ -266,14 +267,21 @@ def test_two_observations_agree_for_each_queue(
         (registered("m1", "stopped"), "stopped", False),
     ],
 )
+@pytest.mark.parametrize(("failure", "spec"), [("out_of_stock", ""), ("rejected", SPEC)])
 def test_what_boots_somewhere_ends_the_back_off_there(
-    listed: Instance, state: str, ended: bool
+    listed: Instance, state: str, ended: bool, failure: str, spec: str
 ) -> None:
-    failed = Backoff(HERE, Failure.OUT_OF_STOCK, 1, HOUR_AGO, START + minutes(5), "none left")
+    until = START + minutes(5)
+    failed = Backoff(HERE, Failure(failure), 1, HOUR_AGO, until, "said so", spec)
     recent = START - minutes(1)
     before = known("m1", state, booted_at=recent, state_since=recent, last_seen=listed)
     found = planned(listed, memory=remembered(before, backoffs=(failed,))).memory
     assert found.backoffs == (() if ended else (failed,))
+
+
+def test_breakers_are_kept() -> None:
+    opened = Breaker(HERE, SPEC, 3, LAST, START + minutes(5), 1)
+    assert planned(memory=remembered(breakers=(opened,))).memory.breakers == (opened,)
 
 
 def test_what_is_not_seen_ends_no_back_off() -> None:

@@ -85,7 +85,8 @@ def test_an_effect_is_said_before_all_else_and_a_tag_is_none() -> None:
 
 
 def test_instances_come_in_the_order_of_their_names() -> None:
-    made = planned(*(registered(name, "stopped") for name in ("m3", "m1", "m2")))
+    ids = {"m3": "a", "m1": "b", "m2": "c"}
+    made = planned(*(registered(name, "stopped", id=ids[name]) for name in ids))
     assert [each.name for each in made.instances] == ["m1", "m2", "m3"]
 
 

@@ -79,7 +79,7 @@ def test_three_tasks_that_fail_at_once_power_it_off_at_once() -> None:
     assert (stop.guard, stop.reason) == (Guard.QUARANTINE, Reason.QUARANTINED)
     assert stop.because == (
         "3 tasks in a row failed on m1 within 1m of their start, and no other instance of "
-        "H100-1-80G has such failures: powering it off"
+        "H100-1-80G has several such failures: powering it off"
     )
     assert verdict(story) == (S.QUARANTINED, Reason.QUARANTINED)
     assert made.memory.power_offs["m1"].at_work_at == story.now
@@ -164,7 +164,7 @@ def test_a_success_that_nobody_saw_breaks_the_row() -> None:
 
 def test_a_broken_script_fails_everywhere_and_takes_no_machine_out() -> None:
     story = waiting("m1", "m2")
-    story.burn("m2", "t8")
+    story.burn("m2", "t7", "t8")
     story.burn("m1", "t1", "t2", "t3")
     story.cycle(seconds(10))
     assert verdict(story)[0] is S.IDLE
@@ -174,11 +174,91 @@ def test_a_broken_script_fails_everywhere_and_takes_no_machine_out() -> None:
     assert {verdict(story, name)[0] for name in ("m1", "m2")} == {S.IDLE}
 
 
+def test_a_broken_script_that_two_machines_take_turns_with_takes_out_neither() -> None:
+    story = waiting("m1", "m2")
+    for number in range(6):
+        story.burn("m1", f"a{number}")
+        story.cycle(seconds(10))
+        story.burn("m2", f"b{number}")
+        story.cycle(seconds(10))
+        assert {verdict(story, name)[0] for name in ("m1", "m2")} == {S.IDLE}
+
+
+def test_one_typo_elsewhere_does_not_shield_a_black_hole() -> None:
+    story = waiting("m1", "m2")
+    story.burn("m2", "typo")
+    story.burn("m1", "t1", "t2", "t3")
+    stop_of(story.cycle(seconds(10)))
+
+
+def test_what_failed_elsewhere_shields_it_for_a_while_only() -> None:
+    story = waiting("m1", "m2")
+    story.burn("m2", "t8", "t9")
+    story.run("m2", "long")
+    drained_for = 0
+    while verdict(story)[0] is not S.QUARANTINED and drained_for < 40:
+        drained_for += 1
+        story.burn("m1", f"x{drained_for}")
+        story.cycle(seconds(55))
+    assert 30 <= drained_for <= 33
+
+
+def test_three_tries_over_a_day_are_a_persons() -> None:
+    story = waiting("m1", idle_timeout="5h")
+    for number in range(4):
+        story.burn("m1", f"try {number}")
+        assert not story.wait(minutes(85)).effects
+    assert verdict(story)[0] is S.IDLE
+
+
+def test_one_failure_read_by_a_clock_that_jitters_counts_once() -> None:
+    story = waiting("m1")
+    story.honest = False  # every end is shown in every cycle
+    story.burn("m1", "t1")
+    assert story.ended is not None
+    ended = story.ended[0]
+    for number in range(10):
+        off_by = seconds((0.3, -0.4, 0.9, 0)[number % 4])
+        (began,) = (ended.started_at,)
+        assert began is not None
+        story.ended = [
+            replace(
+                ended, started_at=began + off_by, status_changed_at=ended.status_changed_at + off_by
+            )
+        ]
+        story.cycle(seconds(10))
+    assert verdict(story)[0] is S.IDLE
+    assert story.memory.instances["id-m1"].failed_tasks == ("t1",)
+
+
+@pytest.mark.parametrize("ahead", [minutes(6), minutes(-6)])
+def test_one_failure_counts_once_when_our_clock_is_set(ahead: timedelta) -> None:
+    story = waiting("m1")
+    story.burn("m1", "t1", "t2")
+    story.cycle(seconds(10))
+    for _ in range(3):
+        story.set_clock(ahead)
+        story.cycle(seconds(10))
+    assert len(story.memory.instances["id-m1"].fast_failures) == 2
+    story.burn("m1", "t3")
+    story.cycle(seconds(10))
+    assert verdict(story)[0] is S.QUARANTINED
+
+
+def test_one_task_that_runs_and_fails_time_after_time_counts_each_time() -> None:
+    story = waiting("m1")
+    for _ in range(3):
+        story.burn("m1", "t1")
+        story.cycle(seconds(10))
+    assert verdict(story)[0] is S.QUARANTINED
+
+
 def test_when_the_other_one_works_again_it_was_the_machine() -> None:
     story = waiting("m1", "m2")
-    story.burn("m2", "t8")
+    story.burn("m2", "t7", "t8")
     story.burn("m1", "t1", "t2", "t3")
     story.cycle(seconds(10))
+    assert verdict(story)[0] is S.IDLE
     story.burn("m2", "t9", status="completed")
     story.cycle(seconds(10))
     assert [verdict(story, name)[0] for name in ("m1", "m2")] == [S.QUARANTINED, S.IDLE]
@@ -186,7 +266,7 @@ def test_when_the_other_one_works_again_it_was_the_machine() -> None:
 
 def test_failures_long_ago_elsewhere_do_not_count() -> None:
     story = waiting("m1", "m2", idle_timeout="5h")
-    story.burn("m2", "t8")
+    story.burn("m2", "t7", "t8")
     story.cycle(seconds(10))
     story.now += minutes(31)
     story.burn("m1", "t1", "t2", "t3")
@@ -206,18 +286,25 @@ def test_one_script_cannot_take_out_one_machine_after_another() -> None:
         story.burn("m2", f"x{number}")
         story.cycle()
     assert verdict(story, "m2")[0] is S.IDLE
-    assert len(story.memory.instances["id-m2"].fast_failures) == 3
+    assert len(story.memory.instances["id-m2"].fast_failures) == 4
 
 
 @pytest.mark.parametrize(
     ("rows", "found"),
     [
         ({"m1": (0, 5, 9)}, {"m1"}),
-        ({"m1": (0, 5, 9), "m2": (39,)}, set()),
-        ({"m1": (0, 5, 9), "m2": (40,)}, {"m1"}),
-        ({"m1": (40, 45, 49), "m2": (10,)}, set()),
-        ({"m1": (41, 45, 49), "m2": (10,)}, {"m1"}),
-        ({"m1": (0, 1, 60), "m2": (10,), "m3": (50, 51, 52)}, set()),
+        ({"m1": (0, 5, 10)}, {"m1"}),
+        ({"m1": (0, 5, 11)}, set()),  # too far apart
+        ({"m1": (0, 50, 55, 59)}, {"m1"}),
+        ({"m1": (0, 5, 9), "m2": (39,)}, {"m1"}),  # one is anybody's typo
+        ({"m1": (0, 5, 9), "m2": (38, 39)}, set()),
+        ({"m1": (0, 5, 9), "m2": (39, 40)}, {"m1"}),
+        ({"m1": (0, 5, 9), "m2": (8,), "m3": (9,)}, {"m1"}),  # nor do two make a pair
+        ({"m1": (40, 45, 49), "m2": (10, 11)}, set()),
+        ({"m1": (40, 45, 49), "m2": (9, 10)}, {"m1"}),
+        ({"m1": (10, 40, 45, 49), "m2": (9, 10)}, {"m1"}),  # long ago it was common
+        ({"m1": (0, 1, 60), "m2": (10,), "m3": (50, 51, 52)}, {"m3"}),
+        ({"m1": (0, 1, 60, 61), "m3": (50, 51, 52)}, set()),
         ({"m1": (0, 1, 2), "m2": (60, 61, 62), "m3": (120, 121, 122)}, {"m1", "m2", "m3"}),
     ],
 )
@@ -241,6 +328,13 @@ def test_what_ended_before_memory_was_lost_says_nothing() -> None:
     story.cycle(seconds(10))
     story.cycle(seconds(10))
     assert verdict(story)[0] is S.IDLE
+
+
+def test_what_ended_before_our_first_sight_says_nothing_by_whichever_clock() -> None:
+    story = Story(skew=minutes(5))
+    story.has(registered("m1"))
+    story.cycle()
+    assert story.memory.instances["id-m1"].failures_from == story.now + minutes(5)
 
 
 def test_of_two_black_holes_at_once_none_is_taken_out() -> None:
@@ -402,6 +496,8 @@ def test_it_is_released_by_taking_its_tag_off(state: str) -> None:
     story.has(registered("m1", state))
     if state == "running":
         story.report("m1")
+    assert not story.cycle().effects
+    assert story.memory.instances["id-m1"].quarantined_at, "a second listing must agree"
     made = story.cycle()
     assert not made.effects
     assert verdict(story)[0] is (S.IDLE if state == "running" else S.STOPPED)
@@ -410,12 +506,30 @@ def test_it_is_released_by_taking_its_tag_off(state: str) -> None:
     assert verbs(made) == ([] if state == "running" else ["start"])
 
 
+def test_a_listing_from_before_the_tag_does_not_release_it() -> None:
+    story = quarantined()
+    story.enqueue("t30")
+    with_tag = story.instances["m1"]
+    story.has(registered("m1", "stopped"))
+    assert "start" not in verbs(story.cycle())
+    story.dark_zones = {with_tag.zone}  # and what nobody lists says nothing either
+    assert "start" not in [verb for _ in range(4) for verb in verbs(story.cycle())]
+    assert story.memory.instances["id-m1"].quarantined_at
+    story.dark_zones = set()
+    story.has(with_tag)
+    story.cycle()
+    story.has(registered("m1", "stopped"))
+    assert "start" not in verbs(story.cycle())
+    assert verdict(story)[1] is Reason.QUARANTINED
+
+
 def test_after_its_release_the_row_begins_anew() -> None:
     story = quarantined()
     story.has(registered("m1"))
     story.report("m1")
     story.enqueue("t30", "t31")
     story.honest = False
+    story.cycle()
     story.cycle()
     story.burn("m1", "t30", "t31")
     story.cycle()

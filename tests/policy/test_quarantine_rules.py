@@ -56,8 +56,8 @@ def ends(*ago: float, status: str = "failed") -> tuple[Task, ...]:
     ("tasks", "counted_from", "row", "afterwards"),
     [
         (ends(30, 20), None, (30, 20), None),
-        (ends(50, 40, 30, 20, 10), None, (50, 20, 10), None),
-        (ends(50, 40, 30, 20), None, (50, 30, 20), None),
+        (ends(60, 50, 40, 30, 20, 10), None, (60, 30, 20, 10), None),
+        (ends(50, 40, 30, 20), None, (50, 40, 30, 20), None),
         (ends(40, 30, 20), None, (40, 30, 20), None),
         (ends(30, 20), 30, (20,), 30),
         (ends(30, 20), 25, (20,), 25),
@@ -78,7 +78,21 @@ def test_the_row_is_what_failed_since_the_last_other_end(
     judge(there)
     found = there.facts["id-m1"].memory
     assert found.fast_failures == tuple(START - seconds(ago) for ago in row)
+    assert found.failed_tasks == tuple(f"failed {ago}" for ago in row)
     assert found.failures_from == (None if afterwards is None else START - seconds(afterwards))
+
+
+@pytest.mark.parametrize(
+    ("known", "off_by", "count"),
+    [("failed 20", 5, 1), ("failed 20", -5, 1), ("failed 20", 5.1, 2), ("another", 0, 2)],
+)
+def test_a_failure_is_known_by_its_task_and_about_its_time(
+    known: str, off_by: float, count: int
+) -> None:
+    row = {"fast_failures": (START - seconds(20 + off_by),), "failed_tasks": (known,)}
+    there = fleet(fact(memory=row), ended_tasks=ends(20))
+    judge(there)
+    assert len(there.facts["id-m1"].memory.fast_failures) == count
 
 
 ROW = (START - seconds(30), START - seconds(20), START - seconds(10))

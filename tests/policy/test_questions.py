@@ -54,10 +54,11 @@ def asked_since(
     tasks: tuple[Task, ...] = (),
     *,
     lost_memory: bool = False,
+    skew: timedelta = timedelta(0),
 ) -> datetime | None:
     """From when on, without the margin."""
     found = ended_tasks_since(
-        memory, settings or config(), workers, tasks, START, lost_memory=lost_memory
+        memory, settings or config(), workers, tasks, START, lost_memory=lost_memory, skew=skew
     )
     return found + MARGIN if found is not None else None
 
@@ -175,6 +176,11 @@ def test_a_row_of_failures_is_followed_from_its_beginning(
     assert asked_since(memory) == since
 
 
+def test_a_row_is_timed_by_clearmls_clock() -> None:
+    memory = remembered({**IDLE, "fast_failures": (START,)}, waited=(QUEUE,))
+    assert asked_since(memory, skew=minutes(50)) == START - minutes(50)
+
+
 @pytest.mark.parametrize(
     ("served", "off", "names"),
     [
@@ -230,3 +236,8 @@ def test_stock_is_asked_for_where_a_task_waits_for_it(
     memory = Memory(backoffs=(Backoff(placement, failure, 1, START, START, "none left"),))
     waiting = Queue("q-1", queue, (Entry("t1", START),) * entries)
     assert availability_zones(memory, config(), [waiting]) == asked
+
+
+def test_a_power_off_is_timed_by_clearmls_clock() -> None:
+    memory = remembered(power_offs={"m9": PowerOff(QUEUE, START - minutes(9))})
+    assert asked_since(memory, skew=minutes(5)) == START - minutes(14)

@@ -31,7 +31,7 @@ def powered_off() -> Story:
     return story
 
 
-@pytest.mark.parametrize("status", ["stopped", "failed", "completed"])
+@pytest.mark.parametrize("status", ["stopped", "failed"])
 def test_a_task_that_ended_with_the_machine_is_put_back(status: str) -> None:
     story = powered_off()
     story.ended = [task("t1", status, "m1", status_changed_at=story.now)]
@@ -43,6 +43,12 @@ def test_a_task_that_hangs_on_the_dead_machine_is_put_back() -> None:
     story.tasks["t1"] = task("t1", "in_progress", "m1", status_changed_at=story.now)
     made = story.wait(minutes(5))
     assert reasons(made) == ["caught_task"]
+
+
+def test_a_task_that_completed_is_done() -> None:
+    story = powered_off()
+    story.ended = [task("t1", "completed", "m1", status_changed_at=story.now)]
+    assert not story.wait(minutes(10)).effects
 
 
 def test_a_task_is_put_back_once() -> None:
@@ -93,6 +99,7 @@ def test_a_popped_task_that_nobody_starts_goes_back() -> None:
     story.tasks["t1"] = task("t1")
     made = story.wait(minutes(10))
     assert reasons(made) == ["popped_task"]
+    assert made.effects[0].because.endswith("(1 of 3, then it is left)")
 
 
 def test_a_popped_task_that_is_started_is_left_alone() -> None:
@@ -183,3 +190,174 @@ def test_a_popped_task_is_put_back_also_when_cycles_are_far_apart() -> None:
     story.tasks["t1"] = task("t1")
     made = [story.cycle(minutes(5)) for _ in range(4)]
     assert "rescue" in [verb for each in made for verb in verbs(each)]
+
+
+@pytest.mark.parametrize("failure", [Failure.RATE_LIMITED, Failure.TRANSIENT])
+def test_the_machine_is_not_started_before_its_task_is_back(failure: Failure) -> None:
+    story = powered_off()
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    story.enqueue("t2")
+    done: list[str] = []
+    for fails in (failure, None):
+        while "rescue" not in done[-1:]:
+            done += [verb for verb in verbs(story.cycle()) if verb != "create"]
+        assert story.last is not None
+        story.done(*story.last.effects, failure=fails)
+        done.append("failed" if fails else "done")
+    story.ended = []
+    story.enqueue("t3")
+    assert [*done, *verbs(story.cycle())] == ["rescue", "failed", "rescue", "done", "start"]
+
+
+def test_a_machine_is_not_removed_before_its_task_is_back() -> None:
+    story = powered_off()
+    story.config = config({"stopped_retention": "1s"})
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    made = story.cycle()
+    story.done(*made.effects, failure=Failure.RATE_LIMITED)
+    assert [verbs(made), verbs(story.wait(minutes(2)))] == [["rescue"], ["rescue"]]
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("forward", [minutes(10), minutes(-10)])
+def test_what_ended_before_the_power_off_did_so_by_any_clock(forward: timedelta) -> None:
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    story.done(*made.effects)
+    story.has(registered("m1", "stopped"))
+    story.workers.clear()
+    story.ended = [task("t0", "failed", "m1", status_changed_at=story.now - seconds(60))]
+    story.memory = replace(  # as if its end had not been known at the power-off
+        story.memory,
+        power_offs={n: replace(o, known_ended=()) for n, o in story.memory.power_offs.items()},
+    )
+    story.set_clock(forward)
+    assert not story.wait(minutes(10)).effects
+
+
+@pytest.mark.parametrize("forward", [minutes(10), minutes(-10)])
+@pytest.mark.parametrize("status", ["stopped", "in_progress"])
+def test_a_caught_task_is_found_by_any_clock(forward: timedelta, status: str) -> None:
+    story = powered_off()
+    one = task("t1", status, "m1", status_changed_at=story.now)
+    if status == "stopped":
+        story.ended = [one]
+    else:
+        story.tasks["t1"] = one
+    story.honest = True
+    story.set_clock(forward)
+    assert reasons(story.wait(minutes(3))) == ["caught_task"]
+
+
+def test_a_power_off_is_timed_by_the_clock_of_its_tasks() -> None:
+    story = idle_story("m1")
+    story.skew = minutes(7)
+    story.wait(minutes(60))
+    assert story.memory.power_offs["m1"].decided_at == story.now + minutes(7)
+
+
+def test_a_clock_set_forward_does_not_end_the_watch() -> None:
+    story = powered_off()
+    story.set_clock(minutes(20))
+    story.cycle()
+    assert set(story.memory.power_offs) == {"m1"}
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+# --- a machine that somebody else may have started again
+
+
+@pytest.mark.parametrize("status", ["in_progress", "stopped"])
+def test_nothing_was_caught_where_nobody_can_look(status: str) -> None:
+    story = powered_off()
+    story.cycle()
+    story.dark_zones.add(story.instances["m1"].zone)
+    story.run("m1", "t1")  # a person has started it
+    if status == "stopped":
+        story.end("t1", "stopped")
+    assert not story.wait(minutes(20)).effects
+    story.dark_zones.clear()
+    story.has(registered("m1"))
+    assert not story.wait(minutes(5)).effects
+
+
+def test_what_was_caught_is_put_back_when_the_zone_answers_again() -> None:
+    story = powered_off()
+    story.dark_zones.add(story.instances["m1"].zone)
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    assert not story.wait(minutes(30)).effects
+    story.dark_zones.clear()
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+def test_nothing_hangs_on_a_machine_that_is_heard_of() -> None:
+    story = powered_off()
+    story.cycle()
+    story.run("m1", "t1")  # the listing still says stopped
+    for _ in range(6):
+        assert "rescue" not in verbs(story.cycle())
+    story.workers.clear()
+    assert reasons(story.wait(minutes(3))) == ["caught_task"]
+
+
+def test_its_last_words_do_not_keep_a_task_from_its_queue() -> None:
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    story.done(*made.effects)
+    story.run("m1", "t1")
+    story.now += seconds(20)
+    story.end("t1", "stopped")  # its worker's entry stays behind
+    story.has(registered("m1", "stopped"))
+    assert reasons(story.cycle(seconds(10), reports=False)) == ["caught_task"]
+
+
+# --- a task whose pull kills the agent
+
+
+def pulled_in_vain(times: int, story: Story) -> int:
+    """How often the task goes back when every pull of so many ends its agent."""
+    back = 0
+    for _ in range(times):
+        story.tasks["t1"] = task("t1")
+        made = story.wait(minutes(10))
+        back += reasons(made).count("popped_task")
+        story.done(*made.effects)
+    return back
+
+
+def test_a_task_that_is_never_started_is_put_back_three_times_and_left() -> None:
+    story = Story()
+    assert pulled_in_vain(8, story) == 3
+    assert story.last is not None
+    because = story.last.queues[0].because
+    assert because.endswith("left out of the queue, pulled 4 times and never started: t1")
+    assert story.last.queues[0].demand == 0
+
+
+def test_a_task_that_is_left_keeps_no_machine_on() -> None:
+    story = idle_story("m1")
+    pulled_in_vain(4, story)
+    assert verbs(story.wait(minutes(40))) == ["stop"]
+
+
+def test_after_a_month_it_may_go_back_again() -> None:
+    story = Story()
+    pulled_in_vain(4, story)
+    assert story.memory.popped_back["t1"].count == 3
+    story.cycle(timedelta(days=31))
+    assert story.memory.popped_back == {}
+
+
+def test_a_machine_that_is_heard_of_is_not_started_while_a_task_of_it_is_withheld() -> None:
+    story = powered_off()
+    story.cycle()
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    story.enqueue("t2")
+    story.report("m1")  # the listing still says stopped
+    for _ in range(4):
+        assert "start" not in verbs(story.cycle())
+    story.workers.clear()
+    assert reasons(story.cycle()) == ["caught_task"]

@@ -85,7 +85,7 @@ def test_it_is_put_back() -> None:
     rescue_all(there, Popped({}, frozenset({"t1"})))
     because = (
         "task task t1 (t1) was pulled by an agent that did not start it: "
-        "back to the head of its queue"
+        "back to the head of its queue (1 of 3, then it is left)"
     )
     assert there.effects == [
         RescueTask(task=task("t1"), reason=Reason.POPPED_TASK, because=because)
@@ -151,7 +151,8 @@ DOWN, ON, SILENT = fact(state="stopped"), fact(state="quarantined"), fact(state=
     [
         # ended with the machine
         (DOWN, ours(), caught("stopped", 50), True),
-        (DOWN, ours(), caught("completed", 50), True),
+        (DOWN, ours(), caught("failed", 50), True),
+        (DOWN, ours(), caught("completed", 50), False),  # it is done
         (DOWN, ours(), caught("stopped", 105), True),  # the clocks may differ by 5 s
         (DOWN, ours(), caught("stopped", 106), False),
         (DOWN, ours(), caught("stopped", 50, stop_requested=True), False),

@@ -66,6 +66,9 @@ def test_when_a_boot_began(before: str, now: str, began: datetime | None) -> Non
     assert found.booted_at == (began or HOUR_AGO)
     assert found.last_report_at == (None if began else report)
     assert found.boot_failed is False, "its agent came, or it is another boot"
+    silent = joined(registered("m1", now), was(before, "idle", **of_boot), complete=False).memory
+    assert (silent.idle_since == report) is (began is None)
+    assert (silent.first_idle_report_at == report) is (began is None)
 
 
 @pytest.mark.parametrize("now", ["starting", "running"])

@@ -16,6 +16,7 @@ from tests.policy.worlds import (
     config,
     known,
     registered,
+    seconds,
 )
 
 
@@ -32,7 +33,28 @@ from tests.policy.worlds import (
             HOUR_AGO,
         ),
         ((), {"quarantined_at": HOUR_AGO}, False, HOUR_AGO),  # not tagged yet
-        ((), {"quarantined_at": HOUR_AGO, "quarantine_tagged": True}, False, None),
+        # off: that listing may be old, and the next one must agree
+        ((), {"quarantined_at": HOUR_AGO, "quarantine_tagged": True}, True, HOUR_AGO),
+        (
+            (),
+            {
+                "quarantined_at": HOUR_AGO,
+                "quarantine_tagged": True,
+                "untagged_at": START - seconds(29),
+            },
+            True,
+            HOUR_AGO,
+        ),
+        (
+            (),
+            {
+                "quarantined_at": HOUR_AGO,
+                "quarantine_tagged": True,
+                "untagged_at": START - seconds(30),
+            },
+            False,
+            None,
+        ),
     ],
 )
 def test_the_tag_quarantines_and_releases(
@@ -44,18 +66,42 @@ def test_the_tag_quarantines_and_releases(
     assert found.memory.state_since == HOUR_AGO or since is None
 
 
+@pytest.mark.parametrize(
+    ("tags", "before", "after"),
+    [
+        ((), None, START),
+        ((), START - seconds(9), START - seconds(9)),
+        ((QUARANTINED_TAG,), START - seconds(9), None),
+    ],
+)
+def test_since_when_listings_lack_the_tag(
+    tags: tuple[str, ...], before: datetime | None, after: datetime | None
+) -> None:
+    memory = {"quarantined_at": HOUR_AGO, "quarantine_tagged": True, "untagged_at": before}
+    found = joined(registered("m1", "stopped", tags=tags), was("stopped", "stopped", **memory))
+    assert found.memory.untagged_at == after
+
+
 def test_a_release_is_a_new_beginning() -> None:
     hole = was(
         "stopped",
         "stopped",
         quarantined_at=HOUR_AGO,
         quarantine_tagged=True,
+        untagged_at=HOUR_AGO,
         fast_failures=(HOUR_AGO,) * 3,
+        failed_tasks=("t1", "t2", "t3"),
         failures_from=HOUR_AGO,
         delete_when_stopped=True,
     )
     found = joined(registered("m1", "stopped"), hole).memory
-    fresh = {"fast_failures": (), "failures_from": START, "delete_when_stopped": False}
+    fresh = {
+        "fast_failures": (),
+        "failed_tasks": (),
+        "failures_from": START,
+        "delete_when_stopped": False,
+        "untagged_at": None,
+    }
     assert {key: getattr(found, key) for key in fresh} == fresh
     assert found.state_since == START
 

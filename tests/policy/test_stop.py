@@ -435,3 +435,21 @@ def test_a_machine_that_asks_a_queue_that_is_gone_is_not_kept_by_the_minimum() -
     story = idle_story("m1", min_instances=1)
     story.report("m1", queue_ids=("the-old-one",))
     assert verbs(story.wait(minutes(60)))[0] == "stop"
+
+
+def test_a_clock_set_forward_takes_no_booting_machine_out() -> None:
+    story = Story(config({"max_instances": 3}))
+    story.has(*(instance(name, created_at=START) for name in ("m1", "m2")), registered("m3"))
+    story.enqueue("t1", "t2", "t3")
+    story.cycle()
+    story.cycle()
+    story.set_clock(minutes(15))
+    assert not story.wait(minutes(9)).effects
+    assert {i.state for i in story.cycle().instances} == {S.INITIALIZING}
+    assert verbs(story.wait(minutes(3))) == ["stop", "stop"]
+
+
+def test_rare_cycles_are_no_pause() -> None:
+    story = Story(config(poll_interval="8m"))
+    story.has(instance("m1", created_at=START))
+    assert [verbs(story.cycle(minutes(8))) for _ in range(3)][-1] == ["stop"]

@@ -96,7 +96,7 @@ def waiting(count: int) -> dict[str, Any]:
             Guard.QUARANTINE,
             Reason.QUARANTINED,
             "3 tasks in a row failed on m1 within 1m of their start, and no other instance of "
-            "H100-1-80G has such failures: powering it off",
+            "H100-1-80G has several such failures: powering it off",
         ),
         (
             fact(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure
-from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending
+from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import Placement
 from gpu_autoscaler.policy.turned_back import turned_back
 from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
@@ -23,7 +23,6 @@ def remembered(at: datetime) -> Memory:
         "state_since": at,
         "booted_at": at,
         "idle_since": at,
-        "fast_failures": (BEFORE, at),
     }
     return Memory(
         instances={"id-m1": known(**times, last_report_at=BEFORE)},
@@ -46,7 +45,6 @@ def test_what_happened_happened_now_and_what_ends_ends_as_much_earlier() -> None
 def test_of_the_past_nothing_changes() -> None:
     seen = turned_back(remembered(START), START - minutes(5))
     assert seen.instances["id-m1"].last_report_at == BEFORE
-    assert seen.instances["id-m1"].fast_failures[0] == BEFORE
 
 
 @pytest.mark.parametrize("later", [timedelta(0), seconds(30), timedelta(hours=5)])
@@ -58,3 +56,16 @@ def test_a_clock_that_goes_on_changes_nothing(later: timedelta) -> None:
 def test_without_a_plan_there_is_nothing_to_turn_back() -> None:
     memory = Memory(retired={"m0": START + minutes(5)})
     assert turned_back(memory, START) is memory
+
+
+def test_power_offs_are_timed_by_another_clock() -> None:
+    offs = {"m1": PowerOff("q", START, at_work_at=START)}
+    memory = replace(remembered(START), power_offs=offs)
+    assert turned_back(memory, START - minutes(5)).power_offs == offs
+
+
+def test_so_are_failures() -> None:
+    times: dict[str, Any] = {"fast_failures": (BEFORE, START), "failures_from": START}
+    memory = replace(remembered(START), instances={"id-m1": known(**times)})
+    seen = turned_back(memory, START - minutes(5)).instances["id-m1"]
+    assert (seen.fast_failures, seen.failures_from) == ((BEFORE, START), START)

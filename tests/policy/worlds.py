@@ -187,6 +187,8 @@ class Story:
     outcomes: list[Outcome] = field(default_factory=list)
     specs: dict[str, str] = field(default_factory=lambda: {QUEUE: SPEC})
     lost_memory: bool = False
+    skew: timedelta = timedelta(0)
+    """How far ClearML's clock is ahead of ours; the times here are corrected already."""
     last: Plan | None = None
     honest: bool = False
     """Ended tasks are shown only when the policy asks for them, as the loop does it."""
@@ -239,6 +241,17 @@ class Story:
             self.now += seconds(5)
             self.end(task_id, status)
 
+    def set_clock(self, forward: timedelta) -> None:
+        """Our clock is set; ClearML's is not, so all its times are now told otherwise."""
+        self.now += forward
+        self.skew -= forward
+        for name, worker in self.workers.items():
+            came, heard = worker.registered_at + forward, worker.last_report_at + forward
+            self.workers[name] = replace(worker, registered_at=came, last_report_at=heard)
+        self.tasks = {name: _moved(each, forward) for name, each in self.tasks.items()}
+        if self.ended is not None:
+            self.ended = [_moved(each, forward) for each in self.ended]
+
     def world(self) -> World:
         by_zone: dict[str, list[Instance]] = {
             z: [] for z in {*self.config.zones, *self.memory.zones}
@@ -253,6 +266,7 @@ class Story:
                 workers=() if self.clearml_down else tuple(self.workers.values()),
                 open_tasks=() if self.clearml_down else tuple(self.tasks.values()),
                 ended_tasks=self._ended(),
+                skew=self.skew,
                 error="down" if self.clearml_down else "",
             ),
             zones={zone: self._zone(zone, found) for zone, found in by_zone.items()},
@@ -272,6 +286,7 @@ class Story:
             tuple(self.tasks.values()),
             self.now,
             lost_memory=self.lost_memory,
+            skew=self.skew,
         )
         if since is None:
             return None
@@ -318,6 +333,11 @@ class Story:
     def done(self, *effects: Effect, failure: Any = None, message: str = "") -> None:
         """These effects ended: the next plan hears of it."""
         self.outcomes += [Outcome(e, self.now, failure, message) for e in effects]
+
+
+def _moved(one: Task, by: timedelta) -> Task:
+    began = one.started_at and one.started_at + by
+    return replace(one, status_changed_at=one.status_changed_at + by, started_at=began)
 
 
 def verbs(made: Plan) -> list[str]:

@@ -140,7 +140,7 @@ def test_it_takes_over_with_the_memory_of_the_other_one() -> None:
 def test_the_memory_of_a_dead_one_is_confirmed_before_the_first_launch() -> None:
     async def run(site: Site) -> None:
         site.waits()
-        site.store.kept = Kept(BEFORE, stale=True)
+        site.store.kept = Kept(replace(BEFORE, unconfirmed_need={}))
         await site.loop.prepare()
         assert not (await site.loop.cycle()).plan.effects
         assert [e.verb for e in (await site.loop.cycle()).plan.effects] == ["create"]
@@ -177,12 +177,20 @@ def test_while_the_store_is_down_it_acts_until_the_lease_runs_out() -> None:
         assert site.wire.count("create") == 1
         await site.clock.sleep(120)
         site.waits("t2")
-        assert not (await site.loop.cycle()).acted
-        await site.settle()
-        assert site.wire.count("create") == 1
-        assert site.loop.leads, "nobody else took it"
-        site.store.error = None
-        assert (await site.loop.cycle()).acted
+        assert not site.loop.leads
+        with capture_logs() as lines:
+            for _ in range(3):
+                assert not (await site.loop.cycle()).acted
+                await site.settle()
+            assert site.wire.count("create") == 1
+            site.store.error = None
+            assert (await site.loop.cycle()).acted, "nobody else took it"
+        assert site.loop.leads
+        said = [
+            (e["event"], e.get("holder")) for e in lines if "lead" in e["event"] or "holder" in e
+        ]
+        nobody = "nobody knows: the store does not answer"
+        assert said == [("standing by", nobody), ("leading", None)], "once each"
 
     at(run)
 
@@ -208,29 +216,91 @@ def test_what_a_newer_version_wrote_ends_it_at_once_and_later_keeps_it_standing_
     at(run)
 
 
-def test_at_its_end_it_gives_the_lease_away_if_it_has_it() -> None:
-    async def run(site: Site, *, ours: bool) -> int:
-        site.store.kept = Kept(BEFORE, ours=ours)
-        await site.loop.prepare()
-        running = asyncio.create_task(site.loop.run())
-        await site.clock.sleep(10)
-        site.loop.stop()
-        await running
-        return site.store.released
-
-    assert at(lambda site: run(site, ours=True)) == 1
-    assert at(lambda site: run(site, ours=False)) == 0
-
-
-def test_a_farewell_that_fails_is_said_and_no_more() -> None:
+def test_who_is_not_patient_hears_why_the_store_does_not_answer() -> None:
     async def run(site: Site) -> None:
-        await site.loop.prepare()
         site.store.error = OSError("no answer")
-        with capture_logs() as lines:
-            await site.loop.resign()
-        assert [(e["event"], e["subject"]) for e in lines] == [("failing", "store")]
+        with pytest.raises(OSError, match="no answer"):
+            await site.loop.prepare(patient=False)
 
     at(run)
+
+
+def test_after_a_suspend_what_is_in_flight_is_cut_off() -> None:
+    async def run(site: Site) -> None:
+        await site.loop.prepare()
+        site.waits()
+        site.wire.slow["create"] = 100
+        await site.loop.cycle()
+        await site.settle()
+        assert site.executor.in_flight()
+        site.store.ends_at = 0.0  # no time has passed for the event loop
+        site.store.error = OSError("no answer")
+        await site.loop.cycle()
+        assert site.executor.in_flight() == frozenset()
+
+    at(run)
+
+
+def test_one_decision_keeps_its_lease_until_all_of_it_is_done() -> None:
+    async def run(site: Site) -> None:
+        await site.loop.prepare()
+        site.waits()
+        site.wire.slow["create"] = 170
+        assert await site.loop.once(minutes(5))
+        assert len(site.store.saved) >= 5, "each poll interval, and what came of it"
+
+    at(run)
+
+
+@pytest.mark.parametrize("lost_at", [0, 60])
+def test_one_decision_that_loses_its_lease_is_no_success(lost_at: float) -> None:
+    async def run(site: Site) -> None:
+        await site.loop.prepare()
+        site.waits()
+        site.wire.slow["create"] = 170
+        save = site.store.save
+
+        async def lost(memory: Memory) -> None:
+            if site.clock.now() >= NOW + seconds(lost_at):
+                site.store.ends_at = 0.0
+                raise LeaseLost("its holder is now b")
+            await save(memory)
+
+        site.store.save = lost  # type: ignore[method-assign]
+        assert not await site.loop.once(minutes(5))
+        assert site.clock.now() <= NOW + seconds(lost_at + 31)
+
+    at(run)
+
+
+def test_one_decision_whose_stop_was_left_undone_for_want_of_a_lease_is_no_success() -> None:
+    async def run(site: Site) -> bool:
+        await site.loop.prepare()
+        await site.loop.cycle()
+        site.store.ends_at = 0.0
+        site.executor.submit(site.orders(create()))
+        await site.settle()
+        return await site.loop.finish(seconds(20))
+
+    assert not at(run)
+
+
+def test_one_decision_ends_in_order_when_it_is_told_to_stop() -> None:
+    async def run(site: Site, at_second: float) -> float:
+        await site.loop.prepare()
+        site.waits()
+        site.wire.slow["create"] = 170
+        site.wire.slow["workers"] = 3
+        deciding = asyncio.create_task(site.loop.once(minutes(5)))
+        await site.clock.sleep(at_second)
+        site.loop.stop()
+        assert not await deciding
+        assert site.executor.in_flight() == frozenset()
+        return site.clock.monotonic()
+
+    begun = 0.0
+    assert at(lambda site: run(site, 1)) - begun < 5, "it had begun nothing"
+    assert 20 < at(lambda site: run(site, 10)) - begun < 35, "what it had begun got its time"
 
 
 # --- the executor

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -180,12 +180,14 @@ def test_a_failing_store_begins_nothing_and_loses_no_outcome() -> None:
             for _ in range(3):
                 await daemon.loop.cycle()
                 await daemon.clock.sleep(30)
-        assert [(line["event"], line.get("error")) for line in lines] == [("failing", "disk full")]
+        said = [(line["event"], line.get("error")) for line in lines]
+        assert said == [("failing", "disk full"), ("standing by", None)]
         assert daemon.wire.count("create") == 1
         daemon.store.error = None
         with capture_logs() as lines:
             await daemon.loop.cycle()
-        assert [line["event"] for line in lines] == ["recovered", "failed", "nothing done"]
+        said_then = [line["event"] for line in lines]
+        assert said_then == ["recovered", "leading", "failed", "nothing done"]
         assert daemon.store.memory is not kept
         assert daemon.store.memory is not None
         assert [b.failure for b in daemon.store.memory.backoffs] == [Failure.OUT_OF_STOCK]
@@ -275,15 +277,18 @@ def test_the_end_does_not_wait_for_ever() -> None:
     ran(run)
 
 
-def test_finish_returns_what_failed() -> None:
-    async def run(daemon: Daemon) -> Sequence[Failure | None]:
+@pytest.mark.parametrize(("error", "slow"), [("", 0), ("502", 0), ("", 150)])
+def test_finish_tells_whether_all_was_done(error: str, slow: float) -> None:
+    async def run(daemon: Daemon) -> bool:
         daemon.waits("t1", "t2")
         await daemon.loop.prepare()
-        daemon.wire.errors["create"] = Transient("502")
+        daemon.wire.slow["create"] = slow
+        if error:
+            daemon.wire.errors["create"] = Transient(error)
         await daemon.loop.settled_cycle()
-        return [outcome.failure for outcome in await daemon.loop.finish(seconds(20))]
+        return await daemon.loop.finish(seconds(20))
 
-    assert ran(run) == [Failure.TRANSIENT] * 2
+    assert ran(run) is (not error and not slow)
 
 
 def test_what_failed_at_the_end_is_backed_off_from_by_the_next_process() -> None:

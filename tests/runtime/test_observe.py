@@ -243,6 +243,46 @@ def test_ended_tasks_are_asked_for_in_the_servers_time() -> None:
     assert run_virtual(since(minutes(5))) - run_virtual(since(minutes(0))) == minutes(5)
 
 
+def test_for_a_power_off_the_servers_own_time_is_asked_for() -> None:
+    async def run(eyes: Eyes) -> None:
+        eyes.clearml.skew = minutes(5)
+        eyes.memory = replace(eyes.memory, power_offs={"x": PowerOff(QUEUE, NOW)})
+        await eyes.look()
+        assert eyes.clearml.ended_since == [NOW - seconds(5)]  # a margin for both clocks
+
+    seen(run)
+
+
+@pytest.mark.parametrize(
+    ("measured", "applied"),
+    [(minutes(5), minutes(5)), (minutes(-5), minutes(-5)), (seconds(2), seconds(0))],
+)
+@pytest.mark.parametrize("answers", [True, False])
+def test_it_is_told_by_how_much_times_were_corrected(
+    measured: timedelta, applied: timedelta, answers: bool
+) -> None:
+    async def run(eyes: Eyes) -> None:
+        eyes.clearml.skew = measured
+        if not answers:
+            eyes.wire.errors["workers"] = Transient("502")
+        view = (await eyes.look()).clearml
+        assert (view.complete, view.skew) == (answers, applied)
+
+    seen(run)
+
+
+def test_it_is_told_when_the_look_began() -> None:
+    async def run(eyes: Eyes) -> None:
+        eyes.wire.slow["open_tasks"] = 10
+        view = (await eyes.look()).clearml
+        assert view.begun_at == NOW < view.observed_at
+        began = eyes.clock.now()
+        last = await last_look(eyes.clearml, [QUEUE], {QUEUE: QUEUE_ID}, eyes.clock)
+        assert last.begun_at == began < last.observed_at
+
+    seen(run)
+
+
 def test_a_second_or_two_are_the_date_headers_own() -> None:
     async def run(eyes: Eyes) -> None:
         eyes.clearml.skew = seconds(2)

@@ -20,7 +20,6 @@ from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.runtime.clock import run_virtual
 from gpu_autoscaler.simulation.daemon import Daemon, track_processes
 from gpu_autoscaler.simulation.faults import NONE
-from gpu_autoscaler.simulation.invariants import Expectation
 from gpu_autoscaler.simulation.scenario import PROJECT
 from gpu_autoscaler.simulation.world import World
 
@@ -141,7 +140,7 @@ async def tell(crash: Crash | None) -> tuple[CrashWorld, End]:
     def submit(name: str, seconds: float) -> str:
         task_id = world.clearml.create_task(name, queue_id, duration=seconds)
         names[task_id] = name
-        world.watch.tasks[task_id] = Expectation("completed")
+        world.fates.submitted(task_id, "completed", QUEUE)
         return task_id
 
     def ended(*tasks: str) -> bool:

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gpu_autoscaler.domain.errors import StateRefused
+from gpu_autoscaler.domain.errors import StateInUse, StateRefused, StoreError
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Kept, Memory
 from gpu_autoscaler.runtime.clock import run_virtual
-from gpu_autoscaler.store.bucket import StoreError
 from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
 
 NOW = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)
@@ -171,18 +170,18 @@ def test_nothing_may_be_begun_while_nothing_can_be_kept(
 
 
 def test_the_age_of_memory_tells_a_daemon_that_died_from_one_that_lives(tmp_path: Path) -> None:
-    unused = tmp_path / "unused"
-    assert run_virtual(DirectoryStore(unused).age()) is None
-    assert not unused.exists()
-    with DirectoryStore(tmp_path) as living:
-        run_virtual(living.save(OTHER))
-        hour_ago = (tmp_path / "memory.json").stat().st_mtime - 3600
-        os.utime(tmp_path / "memory.json", (hour_ago, hour_ago))
-        assert run_virtual(DirectoryStore(tmp_path).age()) == timedelta(0)
-    age = run_virtual(DirectoryStore(tmp_path).age())
-    assert age is not None
-    assert timedelta(minutes=60) <= age < timedelta(minutes=65)
-    assert taken(tmp_path), "asking leaves no lock behind"
+    with DirectoryStore(tmp_path) as store:
+        assert run_virtual(store.age()) is None
+        run_virtual(store.save(OTHER))
+        age = run_virtual(store.age())
+        assert age is not None
+        assert timedelta(0) <= age < timedelta(minutes=5)
+    hour_ago = (tmp_path / "memory.json").stat().st_mtime - 3600
+    os.utime(tmp_path / "memory.json", (hour_ago, hour_ago))
+    with DirectoryStore(tmp_path) as store:
+        age = run_virtual(store.age())
+        assert age is not None
+        assert timedelta(minutes=60) <= age < timedelta(minutes=65)
 
 
 def taken(directory: Path) -> bool:
@@ -193,7 +192,7 @@ def taken(directory: Path) -> bool:
 
 def test_a_second_daemon_is_told_who_is_in_the_way(tmp_path: Path) -> None:
     with DirectoryStore(tmp_path):
-        with pytest.raises(StoreError, match="another daemon uses this state directory"):
+        with pytest.raises(StateInUse, match="another daemon uses this state directory; stop it"):
             taken(tmp_path)
         assert run_virtual(ReadOnlyStore(tmp_path).load()) == Kept(None), "plan may look"
     assert taken(tmp_path), "the first has gone: its lock with it"
@@ -235,6 +234,18 @@ def test_what_cannot_be_read_is_set_aside_and_said(content: bytes, tmp_path: Pat
     assert not (tmp_path / "memory.json").exists()
     saved(tmp_path, OTHER)
     assert loaded(tmp_path) == OTHER
+
+
+def test_what_cannot_be_set_aside_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "memory.json"
+    file.write_bytes(b"{")
+    with monkeypatch.context() as patch, DirectoryStore(tmp_path) as store:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(StoreError, match=r"memory\.json: unreadable.*No space.*; move it away"):
+            run_virtual(store.load())
+    assert file.read_bytes() == b"{"
 
 
 def test_the_memory_of_a_newer_daemon_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -4,23 +4,26 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
+from gpu_autoscaler.domain.errors import LeaseLost, StateRefused, StoreError
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Kept, Memory
 from gpu_autoscaler.emulator.bucket import InMemoryBucket
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
-from gpu_autoscaler.store.bucket import Conflict, StoreError
+from gpu_autoscaler.store.bucket import Conflict
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
 
 LASTS = timedelta(minutes=3)
 TRUSTED = 120.0
 """Two thirds of it, in seconds."""
 FIRST, SECOND = Memory(zones=("fr-par-1",)), Memory(zones=("fr-par-2",))
+FIRST_OF_A_DEAD = replace(FIRST, unconfirmed_need={})
+"""Two looks must agree before it is trusted with a launch."""
 
 
 class WrongClock(LoopClock):
@@ -138,18 +141,76 @@ async def test_another_daemon_stands_by_and_knows_why(site: Site) -> None:
 @virtual
 async def test_a_dead_holder_is_followed_when_its_lease_has_run_out(site: Site) -> None:
     dead, next_one = await site.holding("a"), site.store("b")
-    await site.clock.sleep(1000)
-    assert not (await next_one.load()).ours, "it may have renewed it just now: nobody knows"
-    await site.clock.sleep(179)
+    await site.clock.sleep(100)
     assert not (await next_one.load()).ours
+    await site.clock.sleep(179)
+    assert not (await next_one.load()).ours, "watched for less than it lasts"
     assert dead.lease_left() == 0.0
     await site.clock.sleep(1)
-    assert await next_one.load() == Kept(FIRST, stale=True)
+    assert await next_one.load() == Kept(FIRST_OF_A_DEAD)
     assert next_one.lease_left() == TRUSTED
     assert (site.document["lease"]["epoch"], site.document["lease"]["holder"]) == (2, "b")
     with pytest.raises(LeaseLost, match="its holder is now b"):
         await dead.save(SECOND)
-    assert (await site.store("c").load()).memory == FIRST, "nothing of the late one was kept"
+    kept = await site.store("c").load()
+    assert kept.memory == FIRST_OF_A_DEAD, "nothing of the late one was kept"
+
+
+@pytest.mark.parametrize(("silent", "taken"), [(100, False), (182, False), (183, True)])
+def test_who_has_just_begun_asks_how_long_the_holder_has_been_silent(
+    silent: float, taken: bool
+) -> None:
+    @virtual
+    async def scene(site: Site) -> None:
+        await site.holding("a")
+        await site.clock.sleep(silent)
+        new = site.store("b")
+        assert (await new.load()).ours is taken
+        assert (new.lease_left() > 0) is taken
+
+    scene()
+
+
+@virtual
+async def test_it_asks_once_and_then_watches(site: Site) -> None:
+    asked: list[datetime] = []
+    service_time = site.bucket.service_time
+
+    async def counted() -> datetime:
+        asked.append(site.clock.now())
+        return await service_time()
+
+    site.bucket.service_time = counted  # type: ignore[method-assign]
+    holder, other = await site.holding("a"), site.store("b")
+    for _ in range(5):
+        assert not (await other.load()).ours
+        await site.clock.sleep(30)
+        await holder.save(FIRST)
+    assert len(asked) == 1
+
+
+@virtual
+async def test_a_service_that_does_not_tell_the_time_delays_it_and_no_more(site: Site) -> None:
+    async def no_time() -> datetime:
+        raise StoreError("no answer")
+
+    site.bucket.service_time = no_time  # type: ignore[method-assign]
+    await site.holding("a")
+    other = site.store("b")
+    with pytest.raises(StoreError):
+        await other.load()
+    await site.clock.sleep(180)
+    assert (await other.load()).ours
+
+
+@virtual
+async def test_what_a_dead_one_left_stays_doubtful_through_a_quick_handover(site: Site) -> None:
+    await site.holding("a")
+    await site.clock.sleep(200)
+    passing = site.store("b")
+    await passing.load()
+    await passing.release()
+    assert await site.store("c").load() == Kept(FIRST_OF_A_DEAD)
 
 
 @virtual
@@ -219,7 +280,23 @@ async def test_a_lost_reply_does_not_keep_it_from_being_given_back(site: Site) -
     with pytest.raises(StoreError):
         await store.save(SECOND)
     await store.release()
-    assert await site.store("b").load() == Kept(FIRST), "what was said to be saved last"
+    assert await site.store("b").load() == Kept(SECOND)
+
+
+@virtual
+async def test_the_newest_memory_is_handed_over_also_when_its_save_failed(site: Site) -> None:
+    """What it says is under way may be under way: the next one must know it."""
+    store = await site.holding("a")
+
+    async def down(call: str) -> None:
+        raise StoreError("no answer")
+
+    site.bucket.before, well = down, site.bucket.before
+    with pytest.raises(StoreError):
+        await store.save(SECOND)
+    site.bucket.before = well
+    await store.release()
+    assert await site.store("b").load() == Kept(SECOND)
 
 
 @virtual
@@ -291,6 +368,19 @@ async def test_an_object_that_a_person_removed_is_written_anew(site: Site) -> No
     assert site.document["memory"]["zones"] == ["fr-par-2"]
 
 
+@virtual
+async def test_an_object_that_is_removed_does_not_end_a_lease_that_is_watched(site: Site) -> None:
+    holder, other = await site.holding("a"), site.store("b")
+    assert not (await other.load()).ours
+    site.bucket.blob = None
+    for _ in range(2):
+        assert not (await other.load()).ours
+        await site.clock.sleep(90)
+    assert holder.lease_left() == 0.0
+    assert await other.load() == Kept(None)
+    assert site.document["lease"]["epoch"] == 2
+
+
 UNREADABLE = [
     b"",
     b"[]",
@@ -315,7 +405,7 @@ def test_what_cannot_be_read_is_waited_out_set_aside_and_said(content: bytes) ->
         assert await store.age() == timedelta(0)
         await site.clock.sleep(180)
         with capture_logs() as lines:
-            assert await store.load() == Kept(None, stale=True)
+            assert await store.load() == Kept(None)
         assert site.bucket.aside == {".unreadable": content}
         assert lines == [
             {
@@ -332,18 +422,21 @@ def test_what_cannot_be_read_is_waited_out_set_aside_and_said(content: bytes) ->
 
 
 @virtual
-async def test_what_cannot_be_set_aside_is_not_in_the_way(site: Site) -> None:
+async def test_what_cannot_be_set_aside_is_not_overwritten(site: Site) -> None:
     async def full(content: bytes, suffix: str) -> str:
         raise StoreError("no room")
 
     site.bucket.write(b"?")
-    site.bucket.set_aside = full  # type: ignore[method-assign]
+    site.bucket.set_aside, well = full, site.bucket.set_aside  # type: ignore[method-assign]
+    await site.clock.sleep(200)
     store = site.store("b")
-    await store.load()
+    with pytest.raises(StoreError, match="no room"):
+        await store.load()
+    assert site.bucket.blob is not None
+    assert site.bucket.blob.content == b"?"
+    site.bucket.set_aside = well  # type: ignore[method-assign]
     await site.clock.sleep(180)
-    with capture_logs() as lines:
-        assert (await store.load()).ours
-    assert [line["set_aside"] for line in lines] == ["failed: no room"]
+    assert (await store.load()).ours
 
 
 @virtual
@@ -381,8 +474,19 @@ async def test_the_age_is_that_of_the_last_renewal(site: Site) -> None:
     assert await reader.age() == timedelta(seconds=75)
     await holder.save(FIRST)
     assert await reader.age() == timedelta(0)
+    await site.clock.sleep(7)
     await holder.release()
-    assert await reader.age() is None
+    await site.clock.sleep(5)
+    assert await reader.age() == timedelta(seconds=5), "a daemon was here, whoever has it now"
+
+
+@virtual
+async def test_asking_for_the_age_takes_nothing(site: Site) -> None:
+    await site.holding("a")
+    await site.clock.sleep(1000)
+    before = site.bucket.blob
+    await site.store("b").age()
+    assert site.bucket.blob is before
 
 
 @virtual

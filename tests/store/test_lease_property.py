@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.emulator.bucket import InMemoryBucket
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
-from gpu_autoscaler.store.bucket import StoreError
 from gpu_autoscaler.store.lease import LeasedStore
 
 

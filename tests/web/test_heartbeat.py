@@ -83,6 +83,39 @@ def test_failures_are_said_when_they_begin_and_end_without_the_address(trouble: 
     assert len(service.calls) == 3
 
 
+@pytest.mark.parametrize("host", ["xn--a", "a..b", "a" * 70])
+def test_a_host_that_cannot_be_written_is_a_failure_like_others(host: str) -> None:
+    odd = replace(GOOD, config=config(heartbeat_url=f"http://{host}.invalid/secret-token"))
+
+    async def run() -> None:
+        async with Heartbeat() as heartbeat:
+            heartbeat.cycled(odd)
+            await heartbeat.sent()
+            assert heartbeat._calling is not None
+            assert heartbeat._calling.exception() is None
+
+    with capture_logs() as lines:
+        asyncio.run(run())
+    assert [line["event"] for line in lines] == ["failing"]
+    assert "secret-token" not in str(lines)
+
+
+def test_who_leaves_waits_for_the_call_under_way_and_no_longer_than_its_deadline() -> None:
+    service = Service()
+
+    async def run(seconds: float) -> float:
+        service.seconds = seconds
+        async with Heartbeat(httpx.MockTransport(service)) as heartbeat:
+            await heartbeat.sent()
+            heartbeat.cycled(GOOD)
+            begun = LoopClock().monotonic()
+            await heartbeat.sent()
+            return LoopClock().monotonic() - begun
+
+    assert run_virtual(run(3)) == 3
+    assert run_virtual(run(100)) == DEADLINE_SECONDS
+
+
 def test_a_service_that_hangs_delays_nothing_and_is_given_up() -> None:
     service = Service()
     service.seconds = DEADLINE_SECONDS * 3

@@ -47,6 +47,9 @@ SEARCHED_BYTES = 64 * 1024
 """How much of an answer is searched for secrets before its beginning is quoted."""
 TOKEN_LIFETIME_MAX = 365 * 24 * 3600.0
 """Seconds; ClearML gives no token for longer."""
+SKEW_STEP = timedelta(seconds=1.5)
+"""By so much a new measurement must differ to count: dates in whole seconds differ from each other
+by up to one, and a moment must not get another time in every cycle."""
 LOGIN = "auth.login"
 
 UNKNOWN_TASK = frozenset({101, 130})
@@ -115,8 +118,7 @@ class Session:
         self._deadline = call_deadline
         self._token: _Token | None = None
         self.skew = timedelta(0)
-        """How far the server's clock is ahead of ours, by the last good answer that told, which
-        counts whole seconds; zero until one did."""
+        """How far the server's clock is ahead of ours, as good answers tell; zero until one did."""
         self._login_lock = asyncio.Lock()
         self._client = httpx.AsyncClient(
             transport=transport,
@@ -197,7 +199,7 @@ class Session:
             ) as response:
                 server_time = _http_date(response.headers.get("Date", ""))
                 if server_time and response.is_success:  # a proxy's error page has its own clock
-                    self.skew = server_time - self._clock.now()
+                    self.skew = steadied(self.skew, server_time - self._clock.now())
                 received = bytearray()
                 async for chunk in response.aiter_bytes():
                     received += chunk
@@ -268,6 +270,12 @@ class Session:
             text = text.replace(secret, "***")
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= QUOTED_CHARACTERS else f"{line[:QUOTED_CHARACTERS]}…"
+
+
+def steadied(skew: timedelta, measured: timedelta) -> timedelta:
+    """The skew to go by after one more measurement, which counts whole seconds: the same moment
+    must not have another time in each cycle."""
+    return measured if abs(measured - skew) >= SKEW_STEP else skew
 
 
 def _wait_before_retry(state: tenacity.RetryCallState) -> float:

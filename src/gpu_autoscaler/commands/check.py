@@ -9,6 +9,7 @@ from functools import partial
 from rich.console import Console
 from rich.markup import escape
 
+from gpu_autoscaler.commands.storing import conditions_hold, read_only_store
 from gpu_autoscaler.commands.wiring import Services, Setup, open_services
 from gpu_autoscaler.config.models import Config, QueueConfig
 from gpu_autoscaler.config.problems import ConfigError
@@ -46,9 +47,9 @@ async def check(
 
 
 async def check_online(setup: Setup, clock: Clock) -> list[Finding]:
-    """Try, with reads alone, everything the daemon will need."""
+    """Try everything the daemon will need: with reads alone, but for the probe of the bucket."""
     async with open_services(setup.config, setup.secrets, clock) as services:
-        probes = _Probes(setup.config, services).all()
+        probes = [*_Probes(setup.config, services).all(), *_of_store(setup)]
         return list(await asyncio.gather(*(_try(what, probe) for what, probe in probes)))
 
 
@@ -73,7 +74,7 @@ def show(findings: list[Finding], console: Console) -> None:
 
 
 Probe = Callable[[], Awaitable[str]]
-"""Returns what is wrong, or an empty text; may raise ApiError."""
+"""Returns what is wrong, or an empty text; may raise ApiError or a store's OSError."""
 
 
 class _Probes:
@@ -132,8 +133,29 @@ class _Probes:
         return ""
 
 
+def _of_store(setup: Setup) -> list[tuple[str, Probe]]:
+    settings = setup.config.store
+    if settings is None:
+        return []
+
+    async def read() -> str:
+        await read_only_store(setup).load()
+        return ""
+
+    async def probe() -> str:
+        if await conditions_hold(setup, settings):
+            return ""
+        return (
+            "a write that named a wrong version was not refused: two daemons could act at once; "
+            "use a service that honours If-Match and If-None-Match, as Scaleway's does"
+        )
+
+    where = f"bucket {settings.bucket} at {settings.endpoint}"
+    return [(f"memory in {where}", read), (f"conditional writes in {where}", probe)]
+
+
 async def _try(what: str, probe: Probe) -> Finding:
     try:
         return Finding(what, await probe())
-    except ApiError as error:
+    except (ApiError, OSError) as error:
         return Finding(what, str(error) or type(error).__name__)

@@ -1,8 +1,8 @@
 """`down`: power off the idle machines, or remove the whole fleet."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -13,21 +13,28 @@ from gpu_autoscaler.commands.storing import open_store
 from gpu_autoscaler.commands.wiring import Services, Setup, build_loop, open_services
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import InstanceDecision
-from gpu_autoscaler.domain.effects import Failure, Guard, Reason, StopInstance
-from gpu_autoscaler.domain.errors import ApiError, Transient
+from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
+from gpu_autoscaler.domain.errors import ApiError, StoreError, Transient
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, PowerOff
 from gpu_autoscaler.domain.model import Instance, ServerState
 from gpu_autoscaler.policy.guard import claims_on
-from gpu_autoscaler.runtime.execute import AT_ONCE, LiveExecutor, Orders
+from gpu_autoscaler.runtime.execute import (
+    AT_ONCE,
+    WITHOUT_LEASE,
+    LiveExecutor,
+    Orders,
+    is_failure,
+)
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.bucket import StoreError
+from gpu_autoscaler.runtime.renew import renewing
 
 POLL_SECONDS = 5.0
 REPORT_SECONDS = 35.0
 """Within this every living agent reports (each 30 s)."""
-RENEW_SECONDS = 30.0
+RENEW_EVERY = timedelta(seconds=20)
+"""Also the shortest lease outlasts a save that fails."""
 OFF_WITHIN_SECONDS = 300.0
 """A power-off took 45 s when recorded."""
 
@@ -64,8 +71,8 @@ async def down(
         kept = await store.load()
         if not kept.ours:
             raise StoreError(
-                f"a daemon acts ({kept.holder}): stop it first; if it is dead, its lease ends by "
-                "itself some minutes after it, then try again"
+                f"a daemon acts ({kept.holder}): stop it first; if it is dead, try again when its "
+                "lease has run out, some minutes after its last cycle"
             )
         before = kept.memory
         loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
@@ -85,29 +92,22 @@ async def down(
             await clock.sleep(REPORT_SECONDS)
         cycle = await loop.look(_without_effects(cycle, before))
         machines = _unchanged(machines, _machines(cycle, everything=everything), console)
-        async with _leading(store, _remembering(before, cycle, machines, clock), clock):
-            if everything:
-                return await _remove(services, clock, console, machines, cycle.world.zones)
-            return await _power_off_idle(services, clock, console, machines, cycle)
+        executor = LiveExecutor(
+            services.clearml, services.scaleway, clock, lambda: None, store.lease_left
+        )
+        memory = _remembering(before, cycle, machines, clock)
+        await store.save(memory)
 
-
-@asynccontextmanager
-async def _leading(store: Store, memory: Memory, clock: Clock) -> AsyncIterator[None]:
-    """Keep the memory, and the lease for as long as this takes."""
-    await store.save(memory)
-
-    async def renew() -> None:
-        while True:
-            await clock.sleep(RENEW_SECONDS)
+        async def renew() -> None:
             with suppress(OSError):
                 await store.save(memory)
+            executor.lease_changed()
 
-    renewing = asyncio.create_task(renew())
-    try:
-        yield
-    finally:
-        renewing.cancel()
-        await store.release()
+        async with renewing(renew, RENEW_EVERY, clock):
+            if everything:
+                removal = _Removal(services, store, clock, console)
+                return await removal.remove(machines, cycle.world.zones)
+            return await _power_off_idle(executor, console, machines, cycle)
 
 
 def _machines(cycle: Cycle, *, everything: bool) -> list[_Machine]:
@@ -169,7 +169,9 @@ def _remembering(
 ) -> Memory:
     """What we are about to stop, so that a daemon started later rescues what an idle one caught."""
     offs = {
-        m.instance.name: PowerOff(m.instance.queue, clock.now()) for m in machines if not m.busy
+        m.instance.name: PowerOff(m.instance.queue, clock.now() + cycle.world.clearml.skew)
+        for m in machines
+        if not m.busy
     }
     base = before or _without_effects(cycle, before)
     stopped = {  # by a person: their tasks are not put back, whatever `on_lost` says
@@ -185,9 +187,8 @@ def _remembering(
 
 
 async def _power_off_idle(
-    services: Services, clock: Clock, console: Console, machines: Sequence[_Machine], cycle: Cycle
+    executor: LiveExecutor, console: Console, machines: Sequence[_Machine], cycle: Cycle
 ) -> int:
-    executor = LiveExecutor(services.clearml, services.scaleway, clock, lambda: None)
     known = cycle.plan.memory.instances
     effects = [
         StopInstance(
@@ -209,71 +210,84 @@ async def _power_off_idle(
             console.print(f"{name}: powered off")
         else:
             console.print(f"{name}: left on: {escape(outcome.message)}")
-            failed |= outcome.failure is not Failure.GUARD
+            failed |= is_failure(outcome)
     return 1 if failed else 0
 
 
-async def _remove(
-    services: Services,
-    clock: Clock,
-    console: Console,
-    machines: Sequence[_Machine],
-    zones: Iterable[str],
-) -> int:
-    at_once = asyncio.Semaphore(AT_ONCE)
+class _Removal:
+    """Removes machines with their volumes, for as long as nobody else may act."""
 
-    async def remove(instance: Instance) -> bool:
-        try:
+    def __init__(self, services: Services, store: Store, clock: Clock, console: Console) -> None:
+        self._scaleway, self._store = services.scaleway, store
+        self._clock, self._console = clock, console
+
+    async def remove(self, machines: Sequence[_Machine], zones: Iterable[str]) -> int:
+        """All of these, and every free volume of the fleet; the exit code."""
+        at_once = asyncio.Semaphore(AT_ONCE)
+
+        async def one(instance: Instance) -> bool:
             async with at_once:
-                await _power_off(services, clock, instance)
-                await services.scaleway.delete(instance)
+                return await self._machine(instance)
+
+        removed = await asyncio.gather(*(one(machine.instance) for machine in machines))
+        freed = [await self._free_volumes(zone) for zone in zones]
+        return 0 if all([*removed, *freed]) else 1
+
+    async def _machine(self, instance: Instance) -> bool:
+        try:
+            await self._power_off(instance)
+            self._check_lease()
+            await self._scaleway.delete(instance)
         except ApiError as error:
             said = escape(str(error))
-            console.print(f"[red]{instance.name}: not removed:[/] {said}", highlight=False)
+            self._console.print(f"[red]{instance.name}: not removed:[/] {said}", highlight=False)
             return False
-        console.print(f"{instance.name}: removed, with its volumes")
+        self._console.print(f"{instance.name}: removed, with its volumes")
         return True
 
-    removed = await asyncio.gather(*(remove(machine.instance) for machine in machines))
-    freed = [await _remove_free_volumes(services, console, zone) for zone in zones]
-    return 0 if all([*removed, *freed]) else 1
-
-
-async def _remove_free_volumes(services: Services, console: Console, zone: str) -> bool:
-    """What an earlier crash may have left: nobody sweeps up after the fleet is gone."""
-    good = True
-    try:
-        free = [v for v in await services.scaleway.volumes(zone) if v.attached_to is None]
-    except ApiError as error:
-        console.print(f"[red]volumes in {zone}:[/] {escape(str(error))}", highlight=False)
-        return False
-    for volume in free:
+    async def _free_volumes(self, zone: str) -> bool:
+        """What an earlier crash may have left: nobody sweeps up after the fleet is gone."""
+        good, say = True, self._console.print
         try:
-            await services.scaleway.delete_volume(volume)
-            console.print(f"volume {escape(volume.name)}: removed")
+            free = [v for v in await self._scaleway.volumes(zone) if v.attached_to is None]
         except ApiError as error:
-            good = False
-            console.print(f"[red]volume {volume.id}:[/] {escape(str(error))}", highlight=False)
-    return good
+            say(f"[red]volumes in {zone}:[/] {escape(str(error))}", highlight=False)
+            return False
+        for volume in free:
+            try:
+                self._check_lease()
+                await self._scaleway.delete_volume(volume)
+                say(f"volume {escape(volume.name)}: removed")
+            except ApiError as error:
+                good = False
+                say(f"[red]volume {volume.id}:[/] {escape(str(error))}", highlight=False)
+        return good
 
+    async def _power_off(self, instance: Instance) -> None:
+        """Power it off and wait until it is off, or gone.
 
-async def _power_off(services: Services, clock: Clock, instance: Instance) -> None:
-    """Power it off and wait until it is off, or gone.
+        Off before it is deleted: a shutdown lets the agent tell ClearML, a deletion does not.
+        """
+        waited, asked = 0.0, False
+        while waited <= OFF_WITHIN_SECONDS:
+            found = {i.id: i for i in await self._scaleway.instances(instance.zone)}
+            now = found.get(instance.id)
+            if now is None and not await self._scaleway.exists(instance.zone, instance.id):
+                return
+            if now is not None and now.state is ServerState.STOPPED:
+                return
+            up = now is not None and now.state in (
+                ServerState.RUNNING,
+                ServerState.STOPPED_IN_PLACE,
+            )
+            if now is not None and up and not asked:
+                self._check_lease()
+                await self._scaleway.stop(now)
+                asked = True
+            await self._clock.sleep(POLL_SECONDS)
+            waited += POLL_SECONDS
+        raise Transient(f"{instance.name} is not off after {OFF_WITHIN_SECONDS:.0f} s")
 
-    Off before it is deleted: a shutdown lets the agent tell ClearML, a deletion does not.
-    """
-    waited, asked = 0.0, False
-    while waited <= OFF_WITHIN_SECONDS:
-        found = {i.id: i for i in await services.scaleway.instances(instance.zone)}
-        now = found.get(instance.id)
-        if now is None and not await services.scaleway.exists(instance.zone, instance.id):
-            return
-        if now is not None and now.state is ServerState.STOPPED:
-            return
-        up = now is not None and now.state in (ServerState.RUNNING, ServerState.STOPPED_IN_PLACE)
-        if now is not None and up and not asked:
-            await services.scaleway.stop(now)
-            asked = True
-        await clock.sleep(POLL_SECONDS)
-        waited += POLL_SECONDS
-    raise Transient(f"{instance.name} is not off after {OFF_WITHIN_SECONDS:.0f} s")
+    def _check_lease(self) -> None:
+        if self._store.lease_left() <= 0:
+            raise Transient(WITHOUT_LEASE)

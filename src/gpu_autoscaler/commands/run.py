@@ -10,11 +10,12 @@ import structlog
 from gpu_autoscaler.commands.serving import bind, served
 from gpu_autoscaler.commands.storing import open_store, read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
+from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
+from gpu_autoscaler.domain.errors import StateInUse, StoreError
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.bucket import StoreError
 from gpu_autoscaler.web.health import health_app
 from gpu_autoscaler.web.heartbeat import Heartbeat
 
@@ -36,17 +37,24 @@ async def run(
     if once and not dry_run:
         _refuse_forgetting(setup)
     async with AsyncExitStack() as stack:
-        store: Store = read_only_store(setup)
-        if not dry_run:
-            store = kept = await stack.enter_async_context(open_store(setup, clock))
-            age = await kept.age() if if_lease_older_than else None
-            if age is not None and if_lease_older_than and age < if_lease_older_than:
-                log.info("nothing done", because=f"a daemon was here {age.seconds} s ago")
-                return 0
+        store: Store
+        if dry_run:
+            store = read_only_store(setup)
+        else:
+            try:
+                store = kept = await stack.enter_async_context(open_store(setup, clock))
+            except StateInUse as error:
+                if if_lease_older_than is None:
+                    raise
+                return _nothing_done(str(error))
+            age = None if if_lease_older_than is None else await kept.age()
+            if age is not None and if_lease_older_than is not None and age < if_lease_older_than:
+                return _nothing_done(f"a daemon was here {format_duration(age)} ago")
         services = await stack.enter_async_context(
             open_services(setup.config, setup.secrets, clock)
         )
         heartbeat = await stack.enter_async_context(Heartbeat())
+        beats = not dry_run and if_lease_older_than is None  # else it would cover for the dead
         loop = build_loop(
             setup.watcher,
             setup.secrets,
@@ -54,16 +62,18 @@ async def run(
             store,
             clock,
             dry_run=dry_run,
-            on_cycle=heartbeat.cycled,
+            on_cycle=heartbeat.cycled if beats else lambda _: None,
         )
-        await loop.prepare()
-        if once:
-            return await run_once(loop)
-        listener = bind(ALL_INTERFACES, port)
-        app = health_app(loop, clock)
-        heard_at = await stack.enter_async_context(served(app, listener))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
+        if once:
+            code = await _run_once(loop)
+            await heartbeat.sent()
+            return code
+        # before the lease is taken, which a port that is taken would keep from others
+        listener = stack.enter_context(bind(ALL_INTERFACES, port))
+        heard_at = await stack.enter_async_context(served(health_app(loop, clock), listener))
+        await loop.prepare()
         log.info(
             "started",
             fleet=setup.config.fleet,
@@ -87,12 +97,15 @@ def _refuse_forgetting(setup: Setup) -> None:
         )
 
 
-async def run_once(loop: Loop) -> int:
+def _nothing_done(because: str) -> int:
+    log.info("nothing done", because=because)
+    return 0
+
+
+async def _run_once(loop: Loop) -> int:
     """One decision, carried out to its end. 0 when everything answered and nothing failed."""
+    await loop.prepare(patient=False)
     if not loop.leads:
         log.warning("nothing done", because="another daemon holds the lease")
         return 1
-    cycle = await loop.settled_cycle()
-    failed = await loop.finish(CREATE_DEADLINE + timedelta(minutes=2))
-    await loop.resign()
-    return 0 if cycle.acted and cycle.complete and not failed else 1
+    return 0 if await loop.once(CREATE_DEADLINE + timedelta(minutes=2)) else 1

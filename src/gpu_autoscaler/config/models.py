@@ -53,6 +53,12 @@ MAX_POLL_INTERVAL = timedelta(minutes=10)
 """Rarer than this, and the daemon would miss what it has to react to."""
 
 
+MIN_LEASE = timedelta(seconds=90)
+"""Its holder trusts two thirds of it: a shorter last third is over before Scaleway's listings show
+what it did last (30 s)."""
+MAX_LEASE = timedelta(hours=1)
+"""So long does nobody act after a crash; anything longer is a slip."""
+
 MIN_POLLS_PER_LEASE = 4
 """Its holder trusts two thirds of a lease: then one save may fail, and the next is in time."""
 
@@ -250,6 +256,14 @@ class StoreConfig(_Settings):
     """Never None: Scaleway's in the region."""
     lease: Duration = timedelta(minutes=3)
     """How long a daemon that falls silent keeps others from acting."""
+
+    @field_validator("lease")
+    @classmethod
+    def _neither_too_short_nor_too_long(cls, lease: timedelta) -> timedelta:
+        if not MIN_LEASE <= lease <= MAX_LEASE:
+            bounds = map(format_duration, (MIN_LEASE, MAX_LEASE))
+            raise ValueError(" to ".join(bounds) + " is allowed")
+        return lease
 
     @field_validator("endpoint")
     @classmethod

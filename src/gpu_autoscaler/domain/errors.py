@@ -43,6 +43,14 @@ class NotFound(ApiError):
     """The resource does not exist (any more)."""
 
 
+class StoreError(OSError):
+    """Memory cannot be read or kept where it should be; the message says what to do."""
+
+
+class StateInUse(StoreError):
+    """Another process on this machine uses the state directory."""
+
+
 class StateRefused(OSError):
     """What is stored may not be used by this version: a person has to act, waiting is no use."""
 

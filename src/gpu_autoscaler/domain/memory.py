@@ -33,7 +33,9 @@ class InstanceMemory:
     first_idle_report_at: datetime | None = None
     """The first worker report without a task after the last one with."""
     claimed_at: datetime | None = None
-    """When anything in ClearML last placed a task on it."""
+    """When anything in ClearML last placed a task on it: the beginning of that look."""
+    has_registered: bool = False
+    """Its agent has reported in an earlier boot."""
     last_task_status: TaskStatus | None = None
     """How the last task ended, once known."""
     start_accepted_at: datetime | None = None
@@ -46,14 +48,19 @@ class InstanceMemory:
     boot_failed: bool = False
     """Its agent did not come in this boot, and the breaker of its placement knows."""
     fast_failures: tuple[datetime, ...] = ()
-    """When tasks ended that failed at once, in a row: the first one, and the last two."""
+    """When tasks ended that failed at once, in a row: the first one, and the last three. By
+    ClearML's clock: these moments must stay the same when ours is set."""
+    failed_tasks: tuple[str, ...] = ()
+    """Their ids, in the same order."""
     failures_from: datetime | None = None
-    """What ended on it up to then counts no more: its last task that did not fail at once, its
-    release, or our first sight of it."""
+    """What ended on it up to then, by ClearML's clock, counts no more: its last task that did not
+    fail at once, its release, or our first sight of it."""
     quarantined_at: datetime | None = None
     """It is a black hole since then; None when it is none."""
     quarantine_tagged: bool = False
     """Its tag has been seen: when that is gone, somebody released it."""
+    untagged_at: datetime | None = None
+    """When a listing first lacked its tag since then: that one may be older than the tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,10 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class PowerOff:
-    """An instance that we powered off, or that went off by itself, watched for its tasks."""
+    """An instance that we powered off, or that went off by itself, watched for its tasks.
+
+    Its times are ClearML's, as those of the tasks are: our clock may be set meanwhile.
+    """
 
     queue: str
     decided_at: datetime
@@ -136,7 +146,7 @@ class PowerOff:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """A task put back because its instance died."""
+    """A task put back because its instance died, or its agent did."""
 
     count: int
     """How often."""
@@ -161,6 +171,8 @@ class Memory:
     """Tasks put back because a power-off caught them, by id and when: never twice."""
     requeued: dict[str, Requeue] = field(default_factory=dict)
     """Tasks put back because their instance died, by id."""
+    popped_back: dict[str, Requeue] = field(default_factory=dict)
+    """Tasks put back because the agent that pulled them did not start them, by id."""
     waited: tuple[str, ...] = ()
     """Queues in which tasks waited at the last look."""
     popped: dict[str, datetime] = field(default_factory=dict)
@@ -198,5 +210,3 @@ class Kept:
     """This daemon may act: the lease (or the lock) is its own."""
     holder: str = ""
     """Who holds the lease otherwise, for people."""
-    stale: bool = False
-    """Its last holder ended without a farewell: it may have acted after it could save no more."""

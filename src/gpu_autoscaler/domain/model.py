@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 MANAGED_BY_TAG = "managed-by=gpu-autoscaler"
@@ -85,6 +85,11 @@ class Instance:
     def spec(self) -> str:
         """Hash of the bootstrap it was created with, from its tags."""
         return self.tag("spec") or ""
+
+    @property
+    def kept(self) -> bool:
+        """Somebody put the tag `keep` on it; whether its time is over is another question."""
+        return KEEP_TAG in self.tags or self.tag(KEEP_TAG) is not None
 
     def tag(self, key: str) -> str | None:
         """Value of the tag `key=value`, or None."""
@@ -263,6 +268,10 @@ class ClearmlView:
     """Queued or in progress, of our queues."""
     ended_tasks: tuple[Task, ...] | None = None
     """Recently ended ones of our queues; None when not asked for or not answered."""
+    begun_at: datetime | None = None
+    """When its reads began; None when they took no time."""
+    skew: timedelta = timedelta(0)
+    """By how much its times were corrected: ClearML's clock is ahead of ours by this."""
     error: str = ""
     """Why it is not complete."""
     ended_error: str = ""

@@ -48,12 +48,12 @@ class InMemoryBucket:
 
     async def service_time(self) -> datetime:
         """See `Bucket`."""
-        return self._clock.now()
+        return self._clock.now().replace(microsecond=0)
 
     def write(self, content: bytes) -> str:
         """Put the object there whatever it was; returns its version, equal for equal content."""
         version = md5(content, usedforsecurity=False).hexdigest()
-        self.blob = Blob(content, version, self._clock.now())
+        self.blob = Blob(content, version, self._clock.now().replace(microsecond=0))
         return version
 
     async def _get(self) -> Blob | None:

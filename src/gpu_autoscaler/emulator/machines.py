@@ -90,8 +90,8 @@ class Agent:
 
     def kill(self) -> None:
         """Nothing more comes from here, and ClearML is not told: the power is gone, or it died."""
-        if self.running is not None and self._task is not None:
-            self._machines.abandoned.append(self._task)
+        if self.running is not None:
+            self._machines.abandoned(self.running[0])
         self._alive = False
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
@@ -138,6 +138,11 @@ class Agent:
         queue = self._its_queue() if self._task else None
         queue_id = queue.id if queue else None
         self._model.report(self._user, self._name, self._task, queue_id, self._registered_for)
+
+    def pull_now(self) -> None:
+        """Ask for a task at once, as the next poll would."""
+        if self._alive and self._registered_for and self._task is None and self._popped is None:
+            self._pull()
 
     def _poll(self) -> None:
         if not self._alive:
@@ -224,8 +229,8 @@ class EmulatedMachines:
         self.completed = 0
         self.interrupted = 0
         """Tasks that a power-off stopped."""
-        self.abandoned: list[str] = []
-        """Tasks whose agent died under them, without a word."""
+        self.abandoned: Callable[[str], None] = lambda task_id: None
+        """Called with each task whose agent dies under it, without a word."""
         self.agents: dict[str, Agent] = {}
         """Of the powered machines, by server id."""
         self.crash: Callable[[str], None] = _no_hypervisor
@@ -255,6 +260,10 @@ class EmulatedMachines:
         """The task that a machine really works on now, and since when."""
         agent = self.agents.get(server_id)
         return agent.running if agent else None
+
+    def running(self) -> list[tuple[str, datetime]]:
+        """Every task that a machine really works on now, and since when."""
+        return [agent.running for agent in self.agents.values() if agent.running is not None]
 
     def popped_task(self, server_id: str) -> str | None:
         """The task that a machine has taken and is about to start."""

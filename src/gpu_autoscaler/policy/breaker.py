@@ -1,8 +1,8 @@
 """The breaker: where machines boot in vain one after the other, no more are paid for.
 
 Kept per placement and spec: a mended configuration is another spec, and a new start. Three boots
-in a row whose agent never came open it. Then one launch at a time is tried, further and further
-apart, until an agent registers there.
+in a row whose agent never came, given up or ended by themselves, open it. Then one launch at a
+time is tried, further and further apart, until an agent registers there.
 """
 
 from collections.abc import Iterable
@@ -61,7 +61,7 @@ class Breakers:
         self._trying.add((placement, spec))
 
     def failed(self, placement: Placement, spec: str) -> None:
-        """A boot there was given up: its agent never came."""
+        """A boot there ended, or was given up, and its agent never came."""
         key = placement, spec
         before = self._all.get(key) or Breaker(placement, spec, 0, self._now, self._now)
         now_ = replace(before, failures=before.failures + 1, failed_at=self._now)
@@ -88,5 +88,5 @@ class Breakers:
 
 def _may_register(fact: Fact) -> bool:
     silent = fact.state is S.LOST and fact.memory.last_report_at is None
-    boots = (fact.state in BOOTING and not fact.abandoned) or silent
+    boots = (fact.state in BOOTING and not (fact.abandoned or fact.overdue)) or silent
     return boots and not fact.memory.boot_failed and not fact.hands_off and not fact.quarantined

@@ -61,6 +61,9 @@ def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
     age = fleet.now - fact.instance.created_at
     if not fact.abandoned:
         fleet.verdicts[fact.instance.id] = (Reason.BOOTING, "being made")
+    elif fact.claims:
+        text = f"never finished; kept while ClearML places task {fact.claims[0]} on it"
+        fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
     elif fleet.touchable(fact, "delete"):
         because = f"{fact.name} was never finished ({format_duration(age)} old)"
         fleet.add(DeleteInstance(instance=fact.instance, reason=Reason.HALF_MADE, because=because))

@@ -50,6 +50,8 @@ class Fleet:
     """Names: an instance of another one, found without memory, may run what nobody asked for."""
     _unlisted: dict[str, list[Pending]] = field(default_factory=dict)
     """Creations under way that no listing shows yet, by queue."""
+    withheld: set[str] = field(default_factory=set)
+    """Machines with a task that goes back to its queue once it is sure that they are off."""
     names_taken: set[str] = field(default_factory=set)
     """What a new instance must not be called."""
     idle_others: Counter[str] = field(default_factory=Counter)
@@ -84,6 +86,12 @@ class Fleet:
             for queue_id in w.queue_ids
         }
         return Counter(queue_id for queue_id, _ in idle)
+
+    @property
+    def clearml_now(self) -> datetime:
+        """The present moment on ClearML's clock, by which power-offs are timed: ours may be set, or
+        be another daemon's, before their tasks are looked at."""
+        return self.now + self.world.clearml.skew
 
     def queue(self, name: str) -> QueueConfig | None:
         """Its settings; None for a queue that left the configuration."""
@@ -162,18 +170,22 @@ class Fleet:
     def tasks_looked_at(self, fact: Fact) -> bool:
         """Whether, since it is down, ClearML was asked for a task that the power-off caught.
 
-        Before that it is neither deleted nor started: either would blur whose doing it was.
+        Before that, and before they are back, it is neither deleted nor started: either would blur
+        whose doing it was, and a start ends the watch.
         """
         if fact.name not in self.memory.power_offs:
             return True
-        hanging = any(
-            task.machine == fact.name
-            and task.status is TaskStatus.IN_PROGRESS
-            and not task.stop_requested
-            for task in self.world.clearml.open_tasks
+        clearml = self.world.clearml
+        tasks = (*clearml.open_tasks, *(clearml.ended_tasks or ()))
+        caught = any(
+            (task.status is TaskStatus.IN_PROGRESS and not task.stop_requested)
+            or f"rescue:{task.id}" in self.pending  # also one that failed and is tried again
+            for task in tasks
+            if task.machine == fact.name
         )
-        asked = self.world.clearml.ended_tasks is not None
-        return fact.previous is S.STOPPED and asked and not hanging
+        asked = clearml.ended_tasks is not None
+        caught = caught or fact.name in self.withheld
+        return fact.previous is S.STOPPED and asked and not caught
 
     def touchable(self, fact: Fact, verb: str) -> bool:
         """Whether this may be planned for this instance now; if not, the verdict says why."""

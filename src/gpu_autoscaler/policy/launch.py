@@ -18,6 +18,7 @@ from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, S
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.settings import START_PATIENCE
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
@@ -38,6 +39,8 @@ class Need:
     """Of the billed ones: on their way out, and good for nothing."""
     busy: int
     exists: bool
+    overdue: int = 0
+    """Of the billed ones: they boot for too long, and nobody counts on them."""
 
     @property
     def demand(self) -> int:
@@ -58,15 +61,18 @@ def need(fleet: Fleet, queue: QueueConfig) -> Need:
     starting = sum(f.state is S.STOPPED and fleet.under_way("start", f) for f in facts)
     ready = sum(f.capacity and not fleet.under_way("stop", f) for f in facts)
     known = fleet.world.clearml.queues.get(queue.name)
+    coming = fleet.unlisted_creates(queue.name)
+    late = sum(fleet.now - create.decided_at >= START_PATIENCE for create in coming)
     return Need(
         queue=queue,
         waiting=tuple(fleet.waiting(queue.name)),
-        capacity=ready + starting + len(fleet.unlisted_creates(queue.name)),
+        capacity=ready + starting + len(coming) - late,
         others_idle=fleet.idle_others[known.id] if known else 0,
         billed=fleet.billed(queue.name),
         quarantined=sum(f.state is S.QUARANTINED for f in facts),
         busy=sum(f.state is S.RUNNING_TASK for f in facts),
         exists=known is not None,
+        overdue=late + sum(f.billed and f.overdue for f in facts),
     )
 
 
@@ -92,13 +98,7 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
         because = f"ClearML has no queue named {queue.name}"
     elif wanted > (confirmed := _confirmed(fleet, queue, wanted)):
         wanted = confirmed
-        reason = Reason.UNCONFIRMED
-        because = (
-            f"started without memory: a second observation, {format_duration(LISTING_LAG)} after "
-            "the first, must agree before the first launch"
-        )
-        if dark := [zone for zone in fleet.config.zones if not fleet.zone_answers(zone)]:
-            because += f"; {', '.join(dark)} does not answer"
+        reason, because = Reason.UNCONFIRMED, _why_unconfirmed(fleet)
     elif wanted and (resting := _resting(fleet, queue)):
         wanted -= min(wanted, len(resting))
         reason = Reason.WAITING
@@ -118,7 +118,7 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
     return QueueDecision(
         queue=queue.name,
         reason=reason,
-        because=because,
+        because=because + _not_counted(need_),
         demand=need_.demand,
         oldest_entry_at=need_.waiting[0] if need_.waiting else None,
         capacity=need_.capacity,
@@ -129,11 +129,22 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
 
 
 def observed(fleet: Fleet, queue: QueueConfig) -> bool:
-    """Whether this cycle saw everything that bounds a queue's launches may hide in."""
+    """Whether this cycle saw everything that bounds a queue's launches may hide in.
+
+    One dark zone must not keep a queue waiting for ever: after a while, those that answer do.
+    """
     config = fleet.config
+    until = _waits_for_zones_until(fleet)
+    if until is not None and fleet.now >= until:
+        return fleet.world.clearml.complete
     of_all = config.max_instances is not None or config.max_eur_per_hour is not None
     zones = config.zones if of_all else {placement.zone for placement in queue.placements}
     return fleet.world.clearml.complete and all(map(fleet.zone_answers, zones))
+
+
+def _waits_for_zones_until(fleet: Fleet) -> datetime | None:
+    begun_at = fleet.memory.begun_at
+    return None if begun_at is None else begun_at + fleet.config.orphan_timeout
 
 
 def listings_show_all(fleet: Fleet) -> bool:
@@ -159,6 +170,25 @@ def _nothing_needed(need_: Need) -> tuple[Reason, str, int]:
         return Reason.NO_DEMAND, "no task waits", 0
     covered = need_.capacity + need_.others_idle
     return Reason.SATISFIED, f"{need_.demand} waiting, {covered} idle or booting for them", 0
+
+
+def _why_unconfirmed(fleet: Fleet) -> str:
+    because = (
+        f"started without memory: a second observation, {format_duration(LISTING_LAG)} after "
+        "the first, must agree before the first launch"
+    )
+    if dark := [zone for zone in fleet.config.zones if not fleet.zone_answers(zone)]:
+        because += f"; {', '.join(dark)} does not answer"
+        until = _waits_for_zones_until(fleet)
+        if until is not None and fleet.now < until:
+            because += f", and is waited for until {until:%H:%M:%S}"
+    return because
+
+
+def _not_counted(need_: Need) -> str:
+    if not (need_.demand and need_.overdue):
+        return ""
+    return f"; not counted: {need_.overdue} that should have booted by now"
 
 
 def _sentence(need_: Need, launched: int) -> str:

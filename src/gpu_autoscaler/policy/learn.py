@@ -37,6 +37,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     instances = dict(memory.instances)
     power_offs = dict(memory.power_offs)
     rescued, requeued = dict(memory.rescued), dict(memory.requeued)
+    popped_back = dict(memory.popped_back)
+    counts = {Reason.LOST_TASK: requeued, Reason.POPPED_TASK: popped_back}
     for outcome in world.outcomes:
         effect = outcome.effect
         started = pending.get(effect.key)
@@ -57,10 +59,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
                 _stop_refused(instances, effect.instance.id)
             case RescueTask(reason=Reason.CAUGHT_TASK) if outcome.failure is None:
                 rescued[effect.task.id] = outcome.at
-            case RescueTask(reason=Reason.LOST_TASK) if outcome.failure is None:
-                before = requeued.get(effect.task.id)
-                count = before.count if before else 0
-                requeued[effect.task.id] = Requeue(count + 1, outcome.at)
+            case RescueTask() if outcome.failure is None:
+                _count(counts[effect.reason], effect.task.id, outcome.at)
             case _:
                 pass
     return Learned(
@@ -71,10 +71,16 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
             power_offs=power_offs,
             rescued=rescued,
             requeued=requeued,
+            popped_back=popped_back,
             unauthorized_since=unauthorized_since,
         ),
         backoffs,
     )
+
+
+def _count(returns: dict[str, Requeue], task_id: str, at: datetime) -> None:
+    before = returns.get(task_id)
+    returns[task_id] = Requeue(before.count + 1 if before else 1, at)
 
 
 def _not_over(

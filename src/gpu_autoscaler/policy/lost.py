@@ -30,7 +30,8 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
             continue
         if _is_lost(known, fleet.facts.get(server_id)):
             since = _last_at_work(known, fleet.memory.planned_at or fleet.now)
-            off = PowerOff(queue.name, fleet.now, ours=False, at_work_at=since)
+            since += fleet.world.clearml.skew
+            off = PowerOff(queue.name, fleet.clearml_now, ours=False, at_work_at=since)
             found[known.last_seen.name] = off
     return found
 
@@ -44,9 +45,12 @@ def _is_lost(before: InstanceMemory, fact: Fact | None) -> bool:
 
 def _last_at_work(before: InstanceMemory, last_cycle: datetime) -> datetime:
     """When it surely ran: a shutdown from within ends the task up to some minutes before
-    Scaleway says anything."""
-    at = before.claimed_at
-    return at if at is not None and last_cycle - at < WORKER_LOST else last_cycle
+    Scaleway says anything, and a zone that does not answer says nothing at all."""
+    claimed, heard = before.claimed_at, before.last_report_at
+    if claimed is None:
+        return last_cycle
+    last = last_cycle if heard is None else min(last_cycle, max(claimed, heard))
+    return claimed if last - claimed < WORKER_LOST else last
 
 
 def requeue(fleet: Fleet, off: PowerOff, task: Task) -> None:

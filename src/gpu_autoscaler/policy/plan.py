@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
-from gpu_autoscaler.domain.effects import Effect, OnInstance, Reason, SetTags
+from gpu_autoscaler.domain.effects import LISTING_LAG, Effect, OnInstance, Reason, SetTags
 from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending
+from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
 from gpu_autoscaler.policy import cleanup, launch, lost, quarantine, rescue, stop
 from gpu_autoscaler.policy.breaker import Breakers
@@ -33,6 +33,9 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     if world.lost_memory:
         unseen = dict.fromkeys(config.queues, launch.UNSEEN)
         memory = replace(memory, begun_at=now, unconfirmed_need=unseen)
+    elif memory.unconfirmed_need == {}:
+        # its last holder has ended long enough ago for every listing to show what it did
+        memory = replace(memory, begun_at=now - LISTING_LAG)
     learned = learn(world, memory, now)
     memory = learned.memory
     facts = Join(world, memory, config, now).facts()
@@ -45,11 +48,12 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             instance = fact.instance
             fleet.backoffs.booted(instance.placement, instance.spec, fact.memory.booted_at)
     cleanup.note_fall_backs(fleet)
+    stop.note_boots_in_vain(fleet)
     fleet.backoffs.end_early(world)
     fleet.memory = replace(memory, power_offs=lost.watched(fleet, rescue.forget_undone(fleet)))
     popped = rescue.watch_popped(fleet)
     rescue.rescue_all(fleet, popped)
-    queues = launch.launch_all(fleet)
+    queues = rescue.tell_left(fleet, popped, launch.launch_all(fleet))
     stop.stop_all(fleet, popped.stuck)
     cleanup.delete_all(fleet)
     cleanup.mend_tags(fleet)
@@ -65,7 +69,8 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             breakers=breakers.kept(),
             power_offs=rescue.kept_power_offs(fleet),
             rescued=_recent(memory.rescued, now - _RESCUED_FOR),
-            requeued={i: r for i, r in memory.requeued.items() if r.at > now - _RESCUED_FOR},
+            requeued=_recent_returns(memory.requeued, now),
+            popped_back=_recent_returns(memory.popped_back, now),
             waited=_waited(fleet),
             popped=popped.first_seen,
             free_volumes=free_volumes,
@@ -77,7 +82,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             unconfirmed_need=_unconfirmed(fleet),
             zones=_zones(fleet),
         ),
-        queues=tuple(queues),
+        queues=queues,
         instances=tuple(_decisions(fleet)),
     )
 
@@ -128,6 +133,10 @@ def _retired(fleet: Fleet) -> dict[str, datetime]:
 
 def _recent(times: Mapping[str, datetime], since: datetime) -> dict[str, datetime]:
     return {key: at for key, at in times.items() if at > since}
+
+
+def _recent_returns(returns: Mapping[str, Requeue], now: datetime) -> dict[str, Requeue]:
+    return {task: back for task, back in returns.items() if back.at > now - _RESCUED_FOR}
 
 
 def _volumes_listed_at(fleet: Fleet) -> datetime | None:

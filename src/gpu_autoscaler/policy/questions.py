@@ -28,8 +28,11 @@ def ended_tasks_since(
     now: datetime,
     *,
     lost_memory: bool,
+    skew: timedelta = timedelta(0),
 ) -> datetime | None:
     """From when on ended tasks are wanted; None when none matter in this cycle.
+
+    All in our time; `skew` is how far ClearML's clock is ahead of it.
 
     They matter when memory was lost (idle clocks), when a task just ended (how it ended), when an
     idle instance is about to be stopped (a task too short to be seen), after a power-off (a task
@@ -40,7 +43,7 @@ def ended_tasks_since(
     claimed = claimed_machines(workers, open_tasks)
     silent = {m.last_seen.name for m in memory.instances.values() if m.state is S.LOST}
     at_work = silent & claimed  # a task of a silent instance is awaited until ClearML ends it
-    moments = [off.since for name, off in memory.power_offs.items() if name not in at_work]
+    moments = [off.since - skew for name, off in memory.power_offs.items() if name not in at_work]
     if lost_memory or memory.unconfirmed_need is not None:
         timeouts = [queue.idle_timeout for queue in config.queues.values()]
         moments.append(now - max([_MEMORYLESS_LOOK_BACK, *timeouts]))
@@ -52,7 +55,7 @@ def ended_tasks_since(
     for known in memory.instances.values():
         moments += _moments_of(known, memory, config, claimed, now)
     up = [m for m in memory.instances.values() if m.state in (S.IDLE, S.RUNNING_TASK)]
-    rows = [at for known in up for at in known.fast_failures[:1]]
+    rows = [at - skew for known in up for at in known.fast_failures[:1]]
     if moments and rows:
         moments.append(max(min(rows), now - _ROW_LOOK_BACK))
     return min(moments) - CLOCK_MARGIN if moments else None

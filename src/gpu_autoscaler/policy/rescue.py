@@ -6,10 +6,12 @@ afterwards its tasks are looked at. Instances that die by themselves are watched
 queue asks for it: see `policy.lost`.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from gpu_autoscaler.domain.decisions import QueueDecision
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import PowerOff
@@ -21,6 +23,7 @@ from gpu_autoscaler.policy.settings import (
     CLOCK_MARGIN,
     HANGING_AFTER,
     PAUSED_AFTER,
+    POPPED_RETURNS,
     POPPED_STUCK,
     RESCUE_WATCH,
 )
@@ -80,18 +83,21 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
     if not clearml.complete:
         return
     for task in clearml.open_tasks:
-        if task.id in popped.stuck:
+        if task.id in popped.stuck and (before := _put_back_before(fleet, task)) < POPPED_RETURNS:
             because = (
                 f"task {task.name} ({task.id}) was pulled by an agent that did not start it: "
-                "back to the head of its queue"
+                f"back to the head of its queue ({before + 1} of {POPPED_RETURNS}, then it is left)"
             )
             fleet.put_back(task, Reason.POPPED_TASK, because)
     states = {fact.name: fact.state for fact in fleet.facts.values()}
     for task in (*clearml.open_tasks, *(clearml.ended_tasks or ())):
-        off = fleet.memory.power_offs.get(task.machine or "")
-        if off is None or not _caught(fleet, off, task, states.get(task.machine or "", S.GONE)):
+        name = task.machine or ""
+        off = fleet.memory.power_offs.get(name)
+        if off is None or not _caught(fleet, off, task, states.get(name, S.GONE)):
             continue
-        if not off.ours:
+        if _perhaps_on(fleet, name):
+            fleet.withheld.add(name)
+        elif not off.ours:
             lost.requeue(fleet, off, task)
         elif task.id not in fleet.memory.rescued:
             because = (
@@ -101,21 +107,60 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
             fleet.put_back(task, Reason.CAUGHT_TASK, because)
 
 
+def tell_left(
+    fleet: Fleet, popped: Popped, decisions: Sequence[QueueDecision]
+) -> tuple[QueueDecision, ...]:
+    """The same decisions, and which popped tasks of each queue are not put back any more."""
+    left: dict[str, list[str]] = defaultdict(list)
+    for task in fleet.world.clearml.open_tasks if popped.stuck else ():
+        if task.id in popped.stuck and _put_back_before(fleet, task) >= POPPED_RETURNS:
+            left[task.queue_id].append(task.id)
+    by_name = {queue.name: left.get(queue.id, []) for queue in fleet.world.clearml.queues.values()}
+    return tuple(
+        replace(each, because=f"{each.because}; {_left(ids)}")
+        if (ids := by_name.get(each.queue))
+        else each
+        for each in decisions
+    )
+
+
+def _left(ids: Sequence[str]) -> str:
+    times = f"pulled {POPPED_RETURNS + 1} times and never started"
+    return f"left out of the queue, {times}: {', '.join(ids)}"
+
+
+def _put_back_before(fleet: Fleet, task: Task) -> int:
+    before = fleet.memory.popped_back.get(task.id)
+    return before.count if before else 0
+
+
 def _caught(fleet: Fleet, off: PowerOff, task: Task, state: S) -> bool:
-    if task.stop_requested:
+    if task.stop_requested or task.status is TaskStatus.COMPLETED:
         return False
-    early = task.status_changed_at < off.since - CLOCK_MARGIN
+    changed_at = task.status_changed_at + fleet.world.clearml.skew
+    early = changed_at < off.since - CLOCK_MARGIN
     if task.status.ended:
         # while the machine is on, whatever ended there ended by itself; but what ends on a silent
         # one that nobody powered off was given up by ClearML
-        by_itself = state in (ON if off.ours else _AWAKE) or (
-            off.at_work_at is not None and task.status is TaskStatus.COMPLETED
-        )
+        by_itself = state in (ON if off.ours else _AWAKE)
         return not (early or by_itself or task.id in off.known_ended)
     down = state in _DOWN or (state is S.STOPPED_IN_PLACE and not off.ours)
     hangs = task.status is TaskStatus.IN_PROGRESS and down
-    long_enough = fleet.now - off.decided_at >= HANGING_AFTER
+    long_enough = fleet.clearml_now - off.decided_at >= HANGING_AFTER
     return hangs and long_enough and (off.at_work_at is not None or not early)
+
+
+def _perhaps_on(fleet: Fleet, machine: str) -> bool:
+    """Whether somebody may have started it again: its zone does not answer, or its agent reported
+    after it was first seen as it is (a listing may be old). Its tasks may be at work then."""
+    server_id = fleet.by_name.get(machine)
+    if server_id is None:
+        return False
+    fact = fleet.facts[server_id]
+    since = fact.memory.state_since + CLOCK_MARGIN
+    workers = fleet.world.clearml.workers
+    heard = any(w.machine == machine and w.last_report_at > since for w in workers)
+    return heard or not fact.seen
 
 
 def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
@@ -124,14 +169,16 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
     asked = clearml.complete and clearml.ended_tasks is not None
     stopping = {fact.name for fact in fleet.facts.values() if fact.state is S.STOPPING}
     silent = {fact.name for fact in fleet.facts.values() if fact.state is S.LOST}
+    unseen = {fact.name for fact in fleet.facts.values() if not fact.seen}
     reopened = {task.id for task in clearml.open_tasks}
     kept = {
         name: replace(off, known_ended=tuple(i for i in off.known_ended if i not in reopened))
         for name, off in fleet.memory.power_offs.items()
         if not asked
         or name in stopping
+        or name in unseen
         or (name in silent and not off.ours)
-        or fleet.now - off.decided_at < RESCUE_WATCH
+        or fleet.clearml_now - off.decided_at < RESCUE_WATCH
     }
     for effect in fleet.effects:
         if not isinstance(effect, StopInstance):
@@ -140,8 +187,9 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
         if effect.guard is Guard.NONE and name in kept and not kept[name].ours:
             continue  # it was down already: this only ends its bill
         ended = tuple(t.id for t in clearml.ended_tasks or () if t.machine == name)
-        at_work_at = fleet.now if effect.guard is Guard.QUARANTINE else None
-        kept[name] = PowerOff(effect.instance.queue, fleet.now, ended, at_work_at=at_work_at)
+        now = fleet.clearml_now
+        at_work_at = now if effect.guard is Guard.QUARANTINE else None
+        kept[name] = PowerOff(effect.instance.queue, now, ended, at_work_at=at_work_at)
     for task in clearml.open_tasks:
         off = kept.get(task.machine or "")
         if off is not None and task.stop_requested:

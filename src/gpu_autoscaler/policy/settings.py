@@ -17,6 +17,9 @@ GRACE_AFTER_TASK = timedelta(minutes=2)
 POPPED_STUCK = timedelta(minutes=3)
 """An agent starts a popped task within a second; after this its agent died in between."""
 
+POPPED_RETURNS = 3
+"""So often a task goes back that was pulled and not started: its pull may be what kills agents."""
+
 RESCUE_WATCH = timedelta(minutes=15)
 """For so long after a power-off, its tasks are looked at: past the 600 s of a worker entry."""
 
@@ -33,6 +36,14 @@ FAST_FAILURE = timedelta(minutes=1)
 FAST_FAILURES = 3
 """In a row on one instance: a machine without a working docker ended so many in 16 s."""
 
+ROW_WITHIN = timedelta(minutes=10)
+"""From the first to the last of these ends: three of up to a minute each, with as long again to
+be pulled in. What fails farther apart are a person's tries, on a machine that works."""
+
+COMMON_FAILURES = 2
+"""Of one other instance: a single one is anybody's typo, while a broken script that two instances
+take turns with has failed twice on either when the third comes."""
+
 COMMON_CAUSE = timedelta(minutes=30)
 """Fast failures of two instances so close to each other are the tasks' fault."""
 
@@ -41,6 +52,9 @@ RETIRED_FOR = timedelta(minutes=11)
 
 START_SETTLE = timedelta(seconds=60)
 """An accepted power-on shows in listings after 30 s at the latest; twice that is a fall-back."""
+
+START_PATIENCE = timedelta(minutes=10)
+"""By then Scaleway has found a node or falls back to stopped; nobody counts on it any longer."""
 
 HALF_MADE_AFTER = CREATE_DEADLINE + LISTING_LAG
 """Older than this, nobody is making a server any more: not us before a crash, nor a second

@@ -14,7 +14,6 @@ from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
     KEEP_TAG,
     PROVISIONING_TAG,
-    QUARANTINED_TAG,
     REGISTERED_TAG,
     Instance,
     ServerState,
@@ -22,7 +21,15 @@ from gpu_autoscaler.domain.model import (
     Worker,
 )
 from gpu_autoscaler.policy.guard import claims_on
-from gpu_autoscaler.policy.settings import HALF_MADE_AFTER, START_SETTLE, WORKER_FRESH, WORKER_LOST
+from gpu_autoscaler.policy.settings import (
+    HALF_MADE_AFTER,
+    PAUSED_AFTER,
+    START_PATIENCE,
+    START_SETTLE,
+    WORKER_FRESH,
+    WORKER_LOST,
+)
+from gpu_autoscaler.policy.tagged import tagged
 
 ON = frozenset({S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST, S.QUARANTINED})
 """States in which a machine runs, whatever it does."""
@@ -50,6 +57,8 @@ class Fact:
     under its name is another one, which the agent never asks."""
     abandoned: bool = False
     """Half-made, and nobody is making it any more."""
+    overdue: bool = False
+    """It boots for so long that nobody counts on it any more; it is paid for all the same."""
 
     @property
     def name(self) -> str:
@@ -59,7 +68,7 @@ class Fact:
     @property
     def registered(self) -> bool:
         """Its agent was seen in any boot."""
-        return REGISTERED_TAG in self.instance.tags or self.memory.last_report_at is not None
+        return _has_registered(self.instance, self.memory)
 
     @property
     def quarantined(self) -> bool:
@@ -75,7 +84,7 @@ class Fact:
     def capacity(self) -> bool:
         """Will take a waiting task of its queue, if nothing is done to it."""
         return (self.state is S.IDLE and self.serves) or (
-            self.state in BOOTING and not self.abandoned and not self.quarantined
+            self.state in BOOTING and not (self.abandoned or self.quarantined or self.overdue)
         )
 
 
@@ -84,6 +93,8 @@ class Join:
 
     def __init__(self, world: World, memory: Memory, config: Config, now: datetime) -> None:
         self._world, self._memory, self._config, self._now = world, memory, config, now
+        self._clearml_now = now + world.clearml.skew
+        self._stood_still = stood_still(memory, config, now)
         self._workers: dict[str, list[Worker]] = defaultdict(list)
         for worker in world.clearml.workers:
             self._workers[worker.machine].append(worker)
@@ -116,7 +127,7 @@ class Join:
         previous = known.state if known is not None else None
         was = known.last_seen.state if known is not None else None
         known = self._booted(replace(known or self._first_sight(instance), last_seen=instance), was)
-        known = self._tagged(known, instance)
+        known = tagged(known, instance, self._now, self._clearml_now) if seen else known
         workers = self._workers.get(instance.name, [])
         tasks = self._tasks.get(instance.name, [])
         reports = [w.last_report_at for w in workers if w.last_report_at > known.booted_at]
@@ -126,7 +137,8 @@ class Join:
                 known = replace(known, last_report_at=newest)
         claims = claims_on(instance.name, workers, tasks)
         if claims:
-            known = replace(known, claimed_at=self._now)
+            view = self._world.clearml
+            known = replace(known, claimed_at=view.begun_at or view.observed_at)
         state = self._state(instance, known, claims, was is ServerState.STARTING)
         fell_back = seen and state is S.STOPPED and known.start_accepted_at is not None
         known = self._remember(known, state, instance, workers)
@@ -142,11 +154,21 @@ class Join:
             fell_back=fell_back,
             serves=self._serves(instance, workers),
             abandoned=half_made and self._abandoned(instance),
+            overdue=self._overdue(instance, known),
         )
 
     def _abandoned(self, instance: Instance) -> bool:
         old = self._now - instance.created_at >= HALF_MADE_AFTER
         return old and f"create:{instance.name}" not in self._memory.pending
+
+    def _overdue(self, instance: Instance, known: InstanceMemory) -> bool:
+        """Whether its boot should have ended by the last cycle: what is done about that comes
+        first, and only what is left over counts no more."""
+        patience = START_PATIENCE
+        if known.state is S.INITIALIZING:
+            patience = self._stale_timeout(instance)
+        last = self._memory.planned_at
+        return known.state in BOOTING and last is not None and last - known.state_since >= patience
 
     def _first_sight(self, instance: Instance) -> InstanceMemory:
         stopped = instance.state is ServerState.STOPPED
@@ -159,25 +181,7 @@ class Join:
             state_since=min(instance.modified_at, self._now) if finished else self._now,
             booted_at=instance.created_at,
             start_accepted_at=created.decided_at if created else None,
-            failures_from=self._now,
-        )
-
-    def _tagged(self, known: InstanceMemory, instance: Instance) -> InstanceMemory:
-        """The tag is a person's word: put on, it quarantines; taken off, it releases."""
-        tagged = QUARANTINED_TAG in instance.tags
-        if tagged is known.quarantine_tagged:
-            return known
-        if tagged:
-            since = known.quarantined_at or self._now
-            return replace(known, quarantine_tagged=True, quarantined_at=since)
-        return replace(
-            known,
-            quarantine_tagged=False,
-            quarantined_at=None,
-            fast_failures=(),
-            failures_from=self._now,
-            delete_when_stopped=False,
-            state_since=self._now,  # it has its whole time again, stopped or not
+            failures_from=self._clearml_now,
         )
 
     def _booted(self, known: InstanceMemory, was: ServerState | None) -> InstanceMemory:
@@ -195,6 +199,7 @@ class Join:
             known,
             booted_at=began,
             last_report_at=None,
+            has_registered=known.has_registered or known.last_report_at is not None,
             idle_since=None,
             first_idle_report_at=None,
             boot_failed=False,
@@ -232,7 +237,7 @@ class Join:
         deleting = pending.get(f"delete:{instance.id}")
         if deleting is not None and not deleting.failed:
             return S.DELETING
-        if _half_made(instance):
+        if _half_made(instance) and not _has_registered(instance, known):
             return S.PROVISIONING
         starting = pending.get(f"start:{instance.id}")
         if (starting and not starting.failed) or f"create:{instance.name}" in pending:
@@ -259,8 +264,8 @@ class Join:
         report = known.last_report_at
         if report is None:
             overdue = self._now - known.state_since > self._stale_timeout(instance)
-            waited = known.state in (S.INITIALIZING, S.LOST) and overdue
-            if REGISTERED_TAG in instance.tags and (known.state is S.LOST or waited):
+            waited = known.state in (S.INITIALIZING, S.LOST) and overdue and not self._stood_still
+            if _has_registered(instance, known) and (known.state is S.LOST or waited):
                 return S.LOST
             return S.INITIALIZING
         if self._now - report < WORKER_FRESH:
@@ -283,8 +288,10 @@ class Join:
             same = {state, known.state} == {S.STOPPED, S.DELETING}
             since = known.state_since if same else self._now
             known = replace(known, state=state, state_since=since)
-        elif state is S.INITIALIZING and self._memory.clearml_since is None:
-            # nobody could have registered meanwhile: the stale clock starts anew
+        elif (state is S.INITIALIZING and self._memory.clearml_since is None) or (
+            state in BOOTING and self._stood_still
+        ):
+            # nobody could have registered, or nobody looked, meanwhile: its time starts anew
             known = replace(known, state_since=self._now)
         if state in (S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.QUARANTINED):
             known = _with(known, start_accepted_at=None)
@@ -342,13 +349,26 @@ class Join:
             return f"its state is unknown to this version ({instance.state_detail})"
         until = kept_until(known, self._config)
         if until is not None and self._now < until:
-            return f"it is kept until {until:%Y-%m-%d %H:%M} UTC"
+            return f"it is kept until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
         return ""
+
+
+def stood_still(memory: Memory, config: Config, now: datetime) -> bool:
+    """Whether the last cycle is so long ago, or the clock was set forward so far, that nobody
+    knows what went on meanwhile."""
+    longest = max(PAUSED_AFTER, 3 * config.poll_interval)
+    return memory.planned_at is not None and now - memory.planned_at > longest
 
 
 def _half_made(instance: Instance) -> bool:
     """Its birth was not declared; one that has worked was complete all the same."""
     return PROVISIONING_TAG in instance.tags and REGISTERED_TAG not in instance.tags
+
+
+def _has_registered(instance: Instance, known: InstanceMemory) -> bool:
+    """Its agent was seen in any boot, also where the tag that says so could not be set."""
+    remembered = known.has_registered or known.last_report_at is not None
+    return remembered or REGISTERED_TAG in instance.tags
 
 
 def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:

@@ -11,17 +11,22 @@ from gpu_autoscaler.config.models import QueueConfig
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import InstanceMemory
 from gpu_autoscaler.domain.model import TaskStatus
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
+    CLOCK_MARGIN,
     FAST_FAILURE,
     FAST_FAILURES,
     GRACE_AFTER_TASK,
     OUTAGE_HOLD,
     OUTAGE_WINDOW,
 )
-from gpu_autoscaler.policy.state import Fact
+from gpu_autoscaler.policy.state import Fact, stood_still
+
+_PERHAPS_BOOTING = frozenset({S.INITIALIZING, S.LOST, S.STOPPING})
+"""What was seen before a machine is off whose boot failed; from `starting` it is no stock."""
 
 
 def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
@@ -38,6 +43,9 @@ def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
             case S.STOPPED_IN_PLACE:
                 because = f"{fact.name} is stopped in place, which is billed in full"
                 _stop(fleet, fact, Reason.STOPPED_IN_PLACE, because, Guard.NONE, stuck)
+            case S.QUARANTINED if fact.memory.untagged_at is not None:
+                text = "its tag is off: released if the next listings agree"
+                fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
             case S.QUARANTINED:
                 because = f"{_why_quarantined(fleet, fact)}: powering it off"
                 _stop(fleet, fact, Reason.QUARANTINED, because, Guard.QUARANTINE, stuck)
@@ -49,6 +57,40 @@ def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
                 pass
     for queue in sorted({fact.instance.queue for fact in fleet.facts.values()}):
         _stop_idle(fleet, queue, stuck)
+
+
+def note_boots_in_vain(fleet: Fleet) -> None:
+    """A machine that goes off by itself before its agent came has booted in vain, too."""
+    clearml = fleet.world.clearml
+    if not clearml.complete or fleet.memory.clearml_since is None:
+        return  # its agent could not have told anybody
+    if stood_still(fleet.memory, fleet.config, fleet.now):
+        return  # who knows what it did meanwhile
+    for server_id, fact in fleet.facts.items():
+        before = fleet.memory.instances.get(server_id)
+        if before is None or not _went_off_booting(fact, before):
+            continue
+        mine = (w.last_report_at for w in clearml.workers if w.machine == fact.name)
+        if any(at > before.booted_at for at in mine):
+            continue  # it came between two looks
+        placement, spec = fact.instance.placement, fact.instance.spec
+        fleet.breakers.failed(placement, spec)
+        # one that has worked may have been stopped by a person; not time after time, though
+        remove = not fact.registered or fleet.breakers.refusal(placement, spec) is not None
+        memory = fact.memory
+        memory = replace(memory, delete_when_stopped=memory.delete_when_stopped or remove)
+        fleet.facts[server_id] = replace(fact, memory=memory)
+
+
+def _went_off_booting(fact: Fact, before: InstanceMemory) -> bool:
+    """It was seen to run, nobody here decided its stop, and it never reported in that boot."""
+    if fact.state is S.PROVISIONING:
+        went_off = before.state is S.INITIALIZING
+    else:
+        went_off = fact.state is S.STOPPED and before.state in _PERHAPS_BOOTING
+    silent = before.last_report_at is None and not before.boot_failed
+    ours = before.stop_decided_at is not None or fact.fell_back
+    return went_off and silent and not (ours or fact.hands_off or fact.quarantined)
 
 
 def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
@@ -150,12 +192,13 @@ def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
 
 
 def _why_quarantined(fleet: Fleet, fact: Fact) -> str:
-    since, row = fact.memory.quarantined_at, len(fact.memory.fast_failures)
-    if since != fleet.now or row < FAST_FAILURES:
+    since = fact.memory.quarantined_at
+    if since != fleet.now or len(fact.memory.fast_failures) < FAST_FAILURES:
         return f"{fact.name} is quarantined since {since:%Y-%m-%d %H:%M}"
     return (
-        f"{row} tasks in a row failed on {fact.name} within {format_duration(FAST_FAILURE)} "
-        f"of their start, and no other instance of {fact.instance.queue} has such failures"
+        f"{FAST_FAILURES} tasks in a row failed on {fact.name} within "
+        f"{format_duration(FAST_FAILURE)} of their start, and no other instance of "
+        f"{fact.instance.queue} has several such failures"
     )
 
 
@@ -172,6 +215,12 @@ def _outage(fleet: Fleet, fact: Fact) -> bool:
     )
 
 
+def _reported_once(fact: Fact) -> bool:
+    """Whether one report alone says that it idles; a new measure of the skew moves its time."""
+    first, last = fact.memory.first_idle_report_at, fact.memory.last_report_at
+    return first is None or last is None or last - first <= CLOCK_MARGIN
+
+
 def _stop(
     fleet: Fleet, fact: Fact, reason: Reason, because: str, held: Guard, stuck: frozenset[str]
 ) -> bool:
@@ -182,8 +231,7 @@ def _stop(
     refused = guard.refusal(
         held, fact.instance, memory.booted_at, fleet.world.clearml, stuck, fleet.now
     )
-    reported_once = memory.first_idle_report_at == memory.last_report_at
-    if refused is None and held is Guard.IDLE and reported_once:
+    if refused is None and held is Guard.IDLE and _reported_once(fact):
         refused = "its agent has reported no task only once"
     if refused is not None:
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, f"not stopped: {refused}")

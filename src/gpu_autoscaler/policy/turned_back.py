@@ -8,12 +8,15 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.memory import Memory, PowerOff
 
 T = TypeVar("T")
 
 _ENDS = frozenset({"expires_at", "until"})
 """What lies in the future by its nature: moved along with the clock."""
+
+_BY_CLEARML = frozenset({"fast_failures", "failures_from"})
+"""By ClearML's clock, which was not set back."""
 
 
 def turned_back(memory: Memory, now: datetime) -> Memory:
@@ -25,7 +28,9 @@ def turned_back(memory: Memory, now: datetime) -> Memory:
 
 def _seen_from(value: T, now: datetime, back: timedelta) -> T:
     found: Any = value
-    if isinstance(value, datetime):
+    if isinstance(value, PowerOff):
+        pass  # its times are ClearML's
+    elif isinstance(value, datetime):
         found = min(value, now)
     elif isinstance(value, dict):
         found = {key: _seen_from(each, now, back) for key, each in value.items()}
@@ -34,6 +39,8 @@ def _seen_from(value: T, now: datetime, back: timedelta) -> T:
     elif is_dataclass(value):
         parts: dict[str, Any] = {}
         for field in fields(value):
+            if field.name in _BY_CLEARML:
+                continue
             part = getattr(value, field.name)
             is_end = field.name in _ENDS
             parts[field.name] = part - back if is_end else _seen_from(part, now, back)

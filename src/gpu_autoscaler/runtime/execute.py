@@ -50,7 +50,8 @@ CLEAN_UP_WITHIN = timedelta(seconds=8)
 """A server that was never powered on is gone with its volume after some 6 s. Together with the
 time for calls in flight under the 30 s after which platforms kill."""
 
-NO_LEASE = "another daemon may hold the lease by now"
+WITHOUT_LEASE = "another daemon may hold the lease by now"
+NOT_STORED = "the store does not answer: it could be forgotten that this was powered off"
 
 _FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
     (OutOfStock, Failure.OUT_OF_STOCK),
@@ -187,7 +188,7 @@ class LiveExecutor:
     async def _do(self, effect: Effect, orders: Orders) -> str:
         """Do it; a returned sentence says why it was left undone."""
         if self._lease_left() <= 0:
-            return NO_LEASE
+            return WITHOUT_LEASE
         match effect:
             case CreateInstance(order=order) if orders.bootstrap is not None:
                 user_data = orders.bootstrap.user_data(order.queue, order.name)
@@ -210,7 +211,7 @@ class LiveExecutor:
 
     async def _stop(self, effect: StopInstance, orders: Orders) -> str:
         if not orders.stored:
-            return "the store does not answer: it could be forgotten that this was powered off"
+            return NOT_STORED
         if effect.guard is not Guard.NONE:
             view = await last_look(
                 self._clearml,
@@ -229,7 +230,7 @@ class LiveExecutor:
             if refused:
                 return refused
             if self._lease_left() <= 0:
-                return NO_LEASE
+                return WITHOUT_LEASE
         await self._scaleway.stop(effect.instance)
         return ""
 
@@ -254,6 +255,13 @@ class DryExecutor:
 
     async def finish(self, within: timedelta) -> None:
         """Nothing is in flight."""
+
+
+def is_failure(outcome: Outcome) -> bool:
+    """Left undone because the world changed is none; for want of a lease or of memory is one."""
+    if outcome.failure is Failure.GUARD:
+        return outcome.message in (WITHOUT_LEASE, NOT_STORED)
+    return outcome.failure is not None
 
 
 def classify(error: ApiError) -> Failure:

@@ -12,16 +12,17 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
-from gpu_autoscaler.domain.effects import LISTING_LAG, Failure, Outcome
+from gpu_autoscaler.domain.effects import LISTING_LAG
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.rescue import stuck_tasks
-from gpu_autoscaler.runtime.execute import Executor, Orders
+from gpu_autoscaler.runtime.execute import Executor, Orders, is_failure
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.ports import Bootstrap, Store
 from gpu_autoscaler.runtime.record import Recorder
+from gpu_autoscaler.runtime.renew import renewing
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -86,7 +87,7 @@ class Loop:
         self._memory: Memory | None = None
         self._lost_memory = True
         self._leads = False
-        """The lease was ours when the store last said so."""
+        """The lease was ours when the store last said so; by now it may have run out."""
         self._force: tuple[Config, Bootstrap] | None = None
         self.last: Cycle | None = None
 
@@ -105,23 +106,23 @@ class Loop:
 
     @property
     def leads(self) -> bool:
-        """Whether this daemon acts; otherwise it observes, and waits for the lease."""
-        return self._leads
+        """Whether this daemon may act; otherwise it observes, and waits for the lease."""
+        return self._leads and self._store.lease_left() > 0
 
     @property
     def interval(self) -> timedelta:
         """Between two cycles."""
         return self._in_force()[0].poll_interval
 
-    async def prepare(self) -> None:
+    async def prepare(self, *, patient: bool = True) -> None:
         """Load the memory. Raises StateRefused when it is there and may not be used; a store that
-        does not answer is asked again in each cycle."""
+        does not answer is asked again in each cycle, or, if not `patient`, its OSError raised."""
         self._in_force()
         try:
             await self._look_for_lease()
-        except StateRefused:
-            raise
         except OSError as error:
+            if isinstance(error, StateRefused) or not patient:
+                raise
             self._recorder.failing("store", error, self._clock.now())
 
     async def run(self) -> None:
@@ -138,26 +139,44 @@ class Loop:
                 log.exception("cycle failed")
             await self._pause(CONFIRM_AFTER if young else self.interval)
         await self.finish(FINISH_WITHIN)
-        await self.resign()
+
+    async def once(self, within: timedelta) -> bool:
+        """One decision, carried out to its end: whether all of it was. `stop` ends it early."""
+        good = False
+        try:
+            cycle = await self.settled_cycle()
+            good = cycle.acted and cycle.complete
+        except asyncio.CancelledError:
+            if not self._stopping.is_set():
+                raise
+        finally:
+            done = await self.finish(within)
+        return good and done
 
     async def settled_cycle(self) -> Cycle:
         """One cycle whose launches count: without memory, the second of two that agree."""
         cycle = await self.cycle()
         if cycle.world.lost_memory:
-            await self._clock.sleep(CONFIRM_AFTER.total_seconds())
+            await self._pause(CONFIRM_AFTER)
             cycle = await self.cycle()
         return cycle
 
-    async def finish(self, within: timedelta) -> tuple[Outcome, ...]:
-        """Let what is in flight end and remember how; returns what failed."""
-        await self._executor.finish(within)
+    async def finish(self, within: timedelta) -> bool:
+        """Let what is in flight end, for so long or, from `stop` on, for FINISH_WITHIN, and
+        remember how; whether all of it was done. The lease is renewed meanwhile."""
+        cut_off = self._executor.in_flight()
+        async with renewing(self._renew, self.interval, self._clock):
+            working = asyncio.ensure_future(self._executor.finish(within))
+            await _first_of(working, asyncio.ensure_future(self._stopping.wait()))
+            await self._executor.finish(min(within, FINISH_WITHIN))
         outcomes = self._executor.take_outcomes()
         if self._leads and self._memory is not None and outcomes and self.last is not None:
             world = replace(self.last.world, outcomes=outcomes)
             learned = learn(world, self._memory, self._clock.now())
             await self._kept(replace(learned.memory, backoffs=learned.backoffs.kept()))
             self._recorder.ended(outcomes)
-        return tuple(o for o in outcomes if o.failure not in (None, Failure.GUARD))
+        cut_off -= {outcome.effect.key for outcome in outcomes}
+        return not cut_off and not any(is_failure(outcome) for outcome in outcomes)
 
     async def look(self, memory: Memory | None) -> Cycle:
         """Observe and decide, from this memory; nothing is kept, said or begun."""
@@ -175,6 +194,7 @@ class Loop:
         """
         self._refresh()
         config, bootstrap = self._in_force()
+        self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
         if not self._leads:
             await self._look_for_lease_again()
         memory = self._memory or Memory()
@@ -196,7 +216,9 @@ class Loop:
         except BaseException:
             self._executor.put_back(outcomes)
             raise
-        acts = self._leads and self._store.lease_left() > 0
+        acts = self.leads
+        if self._leads:
+            self._recorder.lease(held=acts, holder="nobody knows: the store does not answer")
         self._recorder.record(world, made, now, acts=acts)
         if acts:
             self._memory, self._lost_memory = made.memory, False
@@ -211,14 +233,6 @@ class Loop:
         self.last = Cycle(self._clock.now(), world, made, config, acts)
         self._on_cycle(self.last)
         return self.last
-
-    async def resign(self) -> None:
-        """Give the lease away, so that the next daemon need not wait for its end."""
-        if self._leads:
-            try:
-                await self._store.release()
-            except OSError as error:
-                self._recorder.failing("store", error, self._clock.now())
 
     async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
         """Nobody waits for services that hang when the process is told to end."""
@@ -263,9 +277,6 @@ class Loop:
         kept = await self._store.load()
         self._memory, self._leads = kept.memory, kept.ours
         self._lost_memory = kept.memory is None
-        if kept.memory is not None and kept.stale:
-            # two looks must agree before a launch, as without memory
-            self._memory = replace(kept.memory, unconfirmed_need={})
         if kept.ours:
             self._executor.take_outcomes()  # of an earlier lease: others have acted since
         self._recorder.lease(held=kept.ours, holder=kept.holder)
@@ -277,6 +288,10 @@ class Loop:
             self._recorder.failing("store", error, self._clock.now())
         else:
             self._recorder.failing("store", None, self._clock.now())
+
+    async def _renew(self) -> None:
+        if self._leads and self._memory is not None:
+            await self._kept(self._memory)
 
     async def _kept(self, memory: Memory) -> bool:
         """Whether it is stored; the lease is renewed with it, or found to be another's."""

@@ -81,7 +81,8 @@ class Observer:
                 look_at_clearml(self._clearml, names, memory.queue_ids, self._clock)
             )
         except ApiError as error:
-            return ClearmlView(complete=False, observed_at=self._clock.now(), error=str(error))
+            now, skew = self._clock.now(), _applied(self._clearml.skew)
+            return ClearmlView(complete=False, observed_at=now, skew=skew, error=str(error))
 
     async def _with_ended_tasks(
         self, view: ClearmlView, memory: Memory, config: Config, *, lost_memory: bool
@@ -91,11 +92,17 @@ class Observer:
             return view
         now = self._clock.now()
         since = questions.ended_tasks_since(
-            memory, config, view.workers, view.open_tasks, now, lost_memory=lost_memory
+            memory,
+            config,
+            view.workers,
+            view.open_tasks,
+            now,
+            lost_memory=lost_memory,
+            skew=view.skew,
         )
         if since is None:
             return view
-        skew = self._clearml.skew
+        skew = view.skew
         ids = _ids(view.queues, memory.queue_ids)
         ended, error = await _or_error(self._clearml.ended_tasks(ids, since + skew))
         if ended is None:  # not asked, as far as the policy can tell: the next cycle asks again
@@ -169,10 +176,11 @@ async def look_at_clearml(
     `known_ids` are queue ids from before: a queue that was deleted or renamed meanwhile
     still has tasks that run. Raises ApiError when any read fails.
     """
+    begun_at = clock.now()
     queues = await clearml.queues(names)
     workers = await clearml.workers()
     tasks = await clearml.open_tasks(_ids(queues, known_ids))
-    return _view(clearml.skew, queues, workers, tasks, clock)
+    return _view(clearml.skew, queues, workers, tasks, begun_at, clock.now())
 
 
 async def last_look(
@@ -182,10 +190,11 @@ async def last_look(
 
     Raises ApiError when any of them fails.
     """
+    begun_at = clock.now()
     tasks = await clearml.open_tasks(queue_ids)
     queues = await clearml.queues(names)
     workers = await clearml.workers()
-    return _view(clearml.skew, queues, workers, tasks, clock)
+    return _view(clearml.skew, queues, workers, tasks, begun_at, clock.now())
 
 
 def _ids(queues: Mapping[str, Queue], known_ids: Collection[str]) -> list[str]:
@@ -193,30 +202,38 @@ def _ids(queues: Mapping[str, Queue], known_ids: Collection[str]) -> list[str]:
 
 
 def _view(
-    skew: timedelta,
+    measured: timedelta,
     queues: Mapping[str, Queue],
     workers: Sequence[Worker],
     tasks: Sequence[Task],
-    clock: Clock,
+    begun_at: datetime,
+    ended_at: datetime,
 ) -> ClearmlView:
+    skew = _applied(measured)
     return ClearmlView(
         complete=True,
-        observed_at=clock.now(),
+        begun_at=begun_at,
+        observed_at=ended_at,
+        skew=skew,
         queues={name: _queue_in_our_time(queue, skew) for name, queue in queues.items()},
         workers=tuple(_worker_in_our_time(worker, skew) for worker in workers),
         open_tasks=tuple(_task_in_our_time(task, skew) for task in tasks),
     )
 
 
+def _applied(measured: timedelta) -> timedelta:
+    return timedelta(0) if abs(measured) <= _SKEW_IGNORED else measured
+
+
 def _queue_in_our_time(queue: Queue, skew: timedelta) -> Queue:
-    if abs(skew) <= _SKEW_IGNORED:
+    if not skew:
         return queue
     entries = tuple(Entry(e.task_id, e.added_at - skew) for e in queue.entries)
     return replace(queue, entries=entries)
 
 
 def _worker_in_our_time(worker: Worker, skew: timedelta) -> Worker:
-    if abs(skew) <= _SKEW_IGNORED:
+    if not skew:
         return worker
     return replace(
         worker,
@@ -226,7 +243,7 @@ def _worker_in_our_time(worker: Worker, skew: timedelta) -> Worker:
 
 
 def _task_in_our_time(task: Task, skew: timedelta) -> Task:
-    if abs(skew) <= _SKEW_IGNORED:
+    if not skew:
         return task
     began = None if task.started_at is None else task.started_at - skew
     return replace(task, status_changed_at=task.status_changed_at - skew, started_at=began)

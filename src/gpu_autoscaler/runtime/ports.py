@@ -115,7 +115,7 @@ class Store(Protocol):
         """
 
     async def release(self) -> None:
-        """Give the lease away with the memory saved last, so that the next one need not wait.
+        """Give the lease away with the newest memory, so that the next one need not wait.
 
         Raises OSError.
         """

@@ -70,8 +70,8 @@ class Recorder:
             self._outcome(outcome)
 
     def lease(self, *, held: bool, holder: str = "") -> None:
-        """This daemon leads, or another one does."""
-        if held is not self._leads:
+        """This daemon leads, or another one does; a dry run does neither."""
+        if held is not self._leads and not self._dry_run:
             self._leads = held
             if held:
                 log.info("leading", now="this daemon acts")

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import NotFound, RateLimited, Rejected, Transient
 from gpu_autoscaler.domain.model import (
+    KEEP_TAG,
     FleetTags,
     Instance,
     ServerState,
@@ -125,6 +126,8 @@ class _WayOut:
         what = f"server {instance.name} in {self._zone}"
         if not self._fleet.owns(instance.tags):
             raise Rejected(f"{what} does not carry the fleet's tags")
+        if instance.kept:
+            raise Rejected(f"{what} is kept: it has the tag {KEEP_TAG}")
         if instance.protected:
             raise Rejected(f"{what} is protected")
         if instance.state is ServerState.LOCKED:

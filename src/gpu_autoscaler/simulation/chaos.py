@@ -106,6 +106,9 @@ class Chaos:
         world = self._world
         world.calm_since = world.clock.now()
         world.down.clear()
+        world.broken.clear()
+        for server in world.servers():
+            world.scaleway.update_server(server.zone, server.id, protected=False)
         self._bring_back()
         world.scaleway.set_listing_lag(0)
         for placement in self._placements():
@@ -155,8 +158,9 @@ class Chaos:
         self._down("store", self._random.uniform(30, 900))
 
     def permission_lost(self) -> None:
-        """A minute, or for what is left of a working day."""
-        self._down("permission", self._random.choice([60, 60, HOUR]))
+        """Of changes or of everything, or at ClearML; for a minute, an hour, or for good."""
+        what = self._random.choice(["changes", "changes", "everything", "clearml key"])
+        self._down(what, self._random.choice([60, 60, 600, HOUR, 24 * HOUR]))
 
     # --- people
 
@@ -196,6 +200,27 @@ class Chaos:
                 tags = tuple(tag for tag in server.tags if tag != KEEP_TAG)
                 self._world.scaleway.update_server(server.zone, server_id, tags=tags)
 
+    def person_protects(self) -> bool | None:
+        """Somebody protects a machine, for a while."""
+
+        def protect(server: Server) -> None:
+            model = self._world.scaleway
+            model.update_server(server.zone, server.id, protected=True)
+            self._world.watch.kept(server)
+            self._later(
+                self._random.uniform(300, HOUR),
+                lambda: model.update_server(server.zone, server.id, protected=False),
+            )
+
+        return self._to_server(protect, ServerState.RUNNING, ServerState.STOPPED)
+
+    def boots_broken(self) -> None:
+        """For an hour, machines of one placement boot in vain."""
+        placement = self._random.choice(self._placements())
+        self._world.broken[placement] = None
+        self._say(f"{placement} boots in vain")
+        self._later(HOUR, lambda: self._world.broken.pop(placement, None))
+
     def person_aborts(self) -> bool | None:
         """Somebody aborts a task."""
         tasks = self._world.clearml.tasks.all.values()
@@ -203,7 +228,7 @@ class Chaos:
         if not open_ones:
             return False
         task_id = self._random.choice(open_ones)
-        self._world.watch.excuse(task_id, "a person aborted it")
+        self._world.fates.aborted(task_id)
         self._world.clearml.abort(task_id)
         self._say(f"somebody aborts {task_id}")
         return None

@@ -6,10 +6,12 @@ clean-up; a paused one stands still at its next call.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from gpu_autoscaler.clearml.transport import steadied
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import RateLimited, Transient, Unauthorized
 from gpu_autoscaler.domain.model import FleetTags
@@ -177,7 +179,10 @@ class FaultyLine:
             service = "clearml"
         if service is not None:
             raise Transient(f"{call}: {service} does not answer")
-        if "permission" in down and call.startswith(("POST", "PATCH", "DELETE")):
+        at_clearml = "/zones/" not in call
+        changes = call.startswith(("POST", "PATCH", "DELETE"))
+        forbidden = "everything" in down or ("changes" in down and changes)
+        if ("clearml key" in down) if at_clearml else forbidden:
             raise Unauthorized(f"{call}: 403 insufficient permissions")
         if fault == "error":
             raise Transient(f"{call}: 500")
@@ -194,15 +199,18 @@ class FaultyLine:
 
 
 class _Clearml(InProcessClearml):
-    """Tells the daemon how wrong its clock is, as the `Date` header does."""
+    """Tells the daemon how wrong its clock is as the `Date` header does: in whole seconds."""
 
     def __init__(self, world: "World", daemon: "Daemon", line: FaultyLine) -> None:
         super().__init__(world.clearml, line)
-        self._daemon = daemon
+        self._world, self._daemon = world, daemon
+        self._skew = timedelta(0)
 
     @property
     def skew(self) -> timedelta:
-        return -self._daemon.clock.ahead
+        told = self._world.clock.now().replace(microsecond=0)
+        self._skew = steadied(self._skew, told - self._daemon.clock.now())
+        return self._skew
 
 
 class Daemon:
@@ -237,6 +245,8 @@ class Daemon:
     async def _live(self) -> None:
         await self.loop.prepare()
         await self.loop.run()
+        with suppress(OSError):
+            await self.store.release()
 
     def _wake(self) -> None:
         self.loop.wake()

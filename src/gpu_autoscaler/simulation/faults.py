@@ -32,6 +32,8 @@ class CallFaults:
     row_repeated: float
     empty: float
     """The listing comes without its rows."""
+    pulled_at_the_last_moment: float
+    """Of the last looks before a power-off: an agent takes a task right after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,9 @@ class Happenings:
     person_deletes: float
     person_starts: float
     person_keeps: float
+    person_protects: float
+    boots_broken: float
+    """For an hour no machine of a placement registers: its image, or its network, is broken."""
     person_aborts: float
     machine_dies: float
     machine_stands_by: float
@@ -86,6 +91,8 @@ class BootFaults:
     """Some time after it registered."""
     dies: float
     """The whole machine, some time after its agent registered."""
+    dies_booting: float
+    """Powers itself off before its agent registers."""
     dies_after_pop: float
     """Its agent takes a task, and dies before it starts it."""
     slow_pop: float
@@ -119,6 +126,7 @@ ALL = Rates(
         row_missing=0.02,
         row_repeated=0.01,
         empty=0.01,
+        pulled_at_the_last_moment=0.15,
     ),
     Happenings(
         stock_changes=3.0,
@@ -132,6 +140,8 @@ ALL = Rates(
         person_deletes=0.4,
         person_starts=0.4,
         person_keeps=0.3,
+        person_protects=0.2,
+        boots_broken=0.25,
         person_aborts=0.7,
         machine_dies=0.4,
         machine_stands_by=0.3,
@@ -152,6 +162,7 @@ ALL = Rates(
         black_hole=0.05,
         agent_dies=0.05,
         dies=0.05,
+        dies_booting=0.05,
         dies_after_pop=0.05,
         slow_pop=0.3,
     ),

@@ -7,9 +7,8 @@ simulation.
 
 import asyncio
 import json
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Container
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from gpu_autoscaler.domain.model import (
 from gpu_autoscaler.emulator.scaleway_order import NewServer
 from gpu_autoscaler.emulator.scaleway_state import BlockVolume, Server
 from gpu_autoscaler.runtime.loop import Cycle
+from gpu_autoscaler.simulation.fates import UNDER_WAY
 
 if TYPE_CHECKING:
     from gpu_autoscaler.simulation.daemon import Daemon
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 LAST_EVENTS = 60
 """Kept for the report of a violation."""
 
-IN_FLIGHT = timedelta(minutes=6)
-"""What people do while an effect is under way comes too late for it: the longest deadline and
-the age of what it was decided on."""
 
 NEXT_CYCLE = timedelta(seconds=90)
 """Sooner than this, a cycle follows the last one."""
@@ -42,6 +39,7 @@ NEXT_CYCLE = timedelta(seconds=90)
 CLEARML_READS = 4
 """Per cycle: queues, workers, open tasks, and ended ones where they matter."""
 
+FAST_FAILURES = 3
 BLACK_HOLE_TASK = timedelta(minutes=1)
 """A task younger than this may be caught by the power-off of a black hole; it is put back."""
 
@@ -53,15 +51,6 @@ class Violation(AssertionError):
     """Something that must never be so. The text says what, and when."""
 
 
-@dataclass(slots=True)
-class Expectation:
-    """What shall become of one task."""
-
-    outcome: str
-    excuse: str = ""
-    """What happened to it that is nobody's fault here: then it may end otherwise."""
-
-
 class Watch:
     """Sees everything; `broken` is the first violation."""
 
@@ -70,9 +59,10 @@ class Watch:
         self.broken: Violation | None = None
         self.alarm = asyncio.Event()
         self.events: deque[str] = deque(maxlen=LAST_EVENTS)
-        self.tasks: dict[str, Expectation] = {}
-        self.hit: set[str] = set()
-        """Machines that lost their power by no doing of ours, at some time."""
+        self.hit: dict[str, datetime] = {}
+        """Machines that lost their power by no doing of ours, and when."""
+        self.fast_failures: Counter[str] = Counter()
+        """Tasks that really failed within a minute on each machine."""
         self.black_holes: set[str] = set()
         """Machines that fail every task."""
         self.caught = 0
@@ -100,11 +90,13 @@ class Watch:
         """A daemon's call took effect."""
         if call in LOOKS and (effect := _effect()).startswith("stop:"):
             self._reads[effect][call] = self._world.clock.now()
+            if call == LOOKS[-1]:
+                self._world.after_the_last_look(effect.removeprefix("stop:"))
 
     def cycled(self, daemon: "Daemon", cycle: Cycle) -> None:
         """A daemon finished a cycle."""
         reads = self._cycle_reads.pop(daemon.name, 0)
-        if self._world.calm_for > IN_FLIGHT and reads > CLEARML_READS:  # else some are repeated
+        if self._world.calm_for > UNDER_WAY and reads > CLEARML_READS:  # else some are repeated
             self.violated(f"{reads} reads of ClearML in one cycle")
         for one in cycle.plan.effects if cycle.acted else ():
             self.effects[one.verb] += 1
@@ -167,20 +159,16 @@ class Watch:
         popped = self._world.machines.popped_task(server.id)
         task_id = run[0] if run else popped
         if self._world.actor is None:
-            self.hit.add(server.name)
+            self.hit[server.name] = self._world.clock.now()
         if task_id is None:
             return
         if self._world.actor is not None:
             self.caught += 1
+            self._world.fates.caught(task_id)
             self.say(f"the power-off of {server.name} catches {task_id}")
-        else:
-            self.excuse(task_id, f"{server.name} went, by no doing of ours")
-
-    def excuse(self, task_id: str, why: str) -> None:
-        """What becomes of this task says nothing about the daemon."""
-        self.say(f"task {task_id}: {why}")
-        if (expected := self.tasks.get(task_id)) is not None:
-            expected.excuse = why
+        elif run is not None:
+            self.say(f"task {task_id} loses its machine {server.name}, by no doing of ours")
+            self._world.fates.died(task_id)
 
     def say(self, event: str) -> None:
         """For the report."""
@@ -210,12 +198,15 @@ class Watch:
         tags = frozenset(server.tags)
         if not FleetTags(self._world.fleet).owns(tags):
             self.violated(f"{action} of {server.name}, which is not the fleet's")
-        if server.protected:
+        protected_since = self._kept_since.get(server.id)
+        if server.protected and (
+            protected_since is None or self._world.clock.now() - protected_since > UNDER_WAY
+        ):
             self.violated(f"{action} of {server.name}, which is protected")
         kept = any(tag == KEEP_TAG or tag.startswith(f"{KEEP_TAG}=") for tag in tags)
         since = self._kept_since.get(server.id)
         held_for = self._world.clock.now() - since if since else timedelta(0)
-        if kept and IN_FLIGHT < held_for < self._world.config.keep:
+        if kept and UNDER_WAY < held_for < self._world.config.keep:
             self.violated(f"{action} of {server.name}, which is kept")
         # a creation that was cut off cleans up after itself, also when the lease is over
         if not (PROVISIONING_TAG in tags and action in ("terminate", "delete")):
@@ -241,12 +232,12 @@ class Watch:
             return
         now, queue = self._world.clock.now(), queue_of(server)
         billed = [s for s in self._world.servers() if s.state is not ServerState.STOPPED]
-        by_people = sum(now - at < IN_FLIGHT * 10 for at in self._people_started)
+        by_people = sum(now - at < UNDER_WAY * 10 for at in self._people_started)
         ends = [since for since, _ in self._world.configs[1:]] + [now]
         recent = [
             config
             for (_, config), end in zip(self._world.configs, ends, strict=True)
-            if now - end <= IN_FLIGHT
+            if now - end <= UNDER_WAY
         ]
         own = sum(queue_of(s) == queue for s in billed) + 1
         most = max((c.queues[queue].max_instances for c in recent if queue in c.queues), default=0)
@@ -258,6 +249,9 @@ class Watch:
 
     def _stopping(self, server: Server) -> None:
         looked = self._reads.pop(_effect(), {})
+        black_hole = self._reasons.get(_effect()) is Reason.QUARANTINED
+        if black_hole and self.fast_failures[server.name] < FAST_FAILURES:
+            self.violated(f"{server.name} is quarantined, and failed no three tasks at once")
         if server.state is not ServerState.RUNNING:
             return
         if missing := [call for call in LOOKS if call not in looked]:
@@ -268,7 +262,6 @@ class Watch:
             return
         task_id, started_at = run
         young = self._world.clock.now() - started_at < BLACK_HOLE_TASK
-        black_hole = self._reasons.get(_effect()) is Reason.QUARANTINED
         if started_at < min(looked.values()) and not (young and black_hole):
             self.violated(f"{server.name} is powered off while it runs task {task_id}")
 

@@ -18,7 +18,7 @@ from gpu_autoscaler.simulation.chaos import Chaos
 from gpu_autoscaler.simulation.daemon import track_processes
 from gpu_autoscaler.simulation.faults import RATES
 from gpu_autoscaler.simulation.figures import Figures
-from gpu_autoscaler.simulation.invariants import Expectation, Violation, queue_of
+from gpu_autoscaler.simulation.invariants import Violation, queue_of
 from gpu_autoscaler.simulation.scenario import Scenario
 from gpu_autoscaler.simulation.world import FOREIGN_FLEET, World
 
@@ -91,7 +91,8 @@ class _Play:
         if await self._unless_broken(story):
             chaos.end()
             if await self._unless_broken(self._settle()):
-                self._check_tasks()
+                for problem in world.fates.problems():
+                    world.watch.violated(problem)
                 if foreign != [repr(s) for s in world.scaleway.all_servers() if not world.ours(s)]:
                     world.watch.violated("something that is not the fleet's was touched")
         for daemon in world.daemons:
@@ -138,7 +139,7 @@ class _Play:
                 await world.clock.sleep(ahead)
             seconds = each.duration.total_seconds()
             task_id = world.clearml.create_task(each.name, duration=seconds, outcome=each.outcome)
-            world.watch.tasks[task_id] = Expectation(each.outcome)
+            world.fates.submitted(task_id, each.outcome, each.queue)
             world.clearml.enqueue(task_id, world.queue_ids[each.queue])
 
     # --- the end
@@ -186,7 +187,8 @@ class _Play:
         if off(server) or kept(server):
             return True
         queue = config.queues[queue_of(server)]
-        if queue.min_instances:
+        same = [s for s in world.servers() if queue_of(s) == queue.name and not off(s)]
+        if len(same) <= queue.min_instances:
             return True
         agent = world.machines.agents.get(server.id)
         boots = [boot.registered_at for boot in world.boots.boots if boot.server_id == server.id]
@@ -205,17 +207,6 @@ class _Play:
                 self.world.watch.violated(f"{else_()} within {within}")
                 return
             await self.world.clock.sleep(LOOK_EVERY.total_seconds())
-
-    def _check_tasks(self) -> None:
-        watch = self.world.watch
-        for task_id, expected in watch.tasks.items():
-            task = self.world.clearml.task(task_id)
-            excused = bool(expected.excuse) or task_id in self.world.machines.abandoned
-            excused |= task.last_worker in watch.black_holes and task.status == "failed"
-            # pulled in the moment in which the machine was told to shut down
-            excused |= task.last_worker in watch.hit and task.status == "stopped"
-            if task.status != expected.outcome and not excused:
-                watch.violated(f"task {task_id} ended as {task.status}, not {expected.outcome}")
 
 
 def off(server: Server) -> bool:

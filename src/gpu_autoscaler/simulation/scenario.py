@@ -19,6 +19,8 @@ PLACEMENTS: dict[str, list[tuple[str, str]]] = {
     workload.CLUSTER: [("H100-SXM-4-80G", ZONES[0])],
 }
 THESIS, DENSE = "thesis", "dense"
+KEEP = "40m"
+"""So that a `keep` that nobody takes off ends within a short simulation."""
 MACHINES_AT_ONCE = 5
 """Bound of each queue of a real workload: three to five tasks are submitted at once."""
 
@@ -87,5 +89,11 @@ def _config(names: Collection[str], queue: dict[str, Any], **fleet: Any) -> Conf
             **queue,
         }
     return Config.model_validate(
-        {"fleet": "simulated", "scaleway": {"project_id": PROJECT}, "queues": queues, **fleet}
+        {
+            "fleet": "simulated",
+            "keep": KEEP,
+            "scaleway": {"project_id": PROJECT},
+            "queues": queues,
+            **fleet,
+        }
     )

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.memory import Kept, Memory
-from gpu_autoscaler.store.bucket import Blob, Bucket, StoreError
+from gpu_autoscaler.store.bucket import Blob, Bucket
 
 if TYPE_CHECKING:
     from gpu_autoscaler.simulation.daemon import Daemon
@@ -46,7 +47,10 @@ class FaultyBucket:
         return await self._bucket.set_aside(content, suffix)
 
     async def service_time(self) -> datetime:
-        return await self._bucket.service_time()
+        await self._way("time", before=True)
+        now = await self._bucket.service_time()
+        await self._way("time", before=False)
+        return now
 
     async def _way(self, call: str, *, before: bool) -> None:
         await self._daemon.process.gate()

@@ -77,12 +77,16 @@ def thesis(random: Dice, days: float) -> tuple[Submission, ...]:
     mornings = [timedelta(days=day) for day in range(math.ceil(days)) if day % 7 < 5]
     sweeps = round(days * TASKS_PER_MONTH / MONTH_DAYS / (sum(SWEEP_TASKS) / 2))
 
-    def begin() -> timedelta:
-        morning = mornings[random.randint(0, len(mornings) - 1)]
-        return _between(random, morning, min(morning + WORKDAY, end))
+    # a sweep a day as long as the days suffice: who runs five machines waits for their results
+    rounds = math.ceil(max(1, sweeps) / len(mornings))
+    days_of = [day for _ in range(rounds) for day in random.sample(mornings, len(mornings))]
+
+    def begin(morning: timedelta) -> timedelta:
+        until = min(morning + WORKDAY, end) - min(SWEEP_LASTS, end / 2)
+        return _between(random, morning, max(morning, until))
 
     found = []
-    for sweep, first in enumerate(sorted(begin() for _ in range(max(1, sweeps)))):
+    for sweep, first in enumerate(sorted(map(begin, days_of[: max(1, sweeps)]))):
         (queue,) = random.choices(tuple(SWEEP_QUEUES), tuple(SWEEP_QUEUES.values()))
         for number in range(random.randint(*SWEEP_TASKS)):
             at = min(_between(random, first, first + SWEEP_LASTS), end)

@@ -5,15 +5,17 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
-from gpu_autoscaler.domain.model import FleetTags
+from gpu_autoscaler.domain.model import FleetTags, Placement, ServerState
 from gpu_autoscaler.emulator.bucket import InMemoryBucket
-from gpu_autoscaler.emulator.clearml_model import ClearmlModel
+from gpu_autoscaler.emulator.clearml_model import ClearmlModel, Note
+from gpu_autoscaler.emulator.clearml_records import TaskRecord, User
+from gpu_autoscaler.emulator.clearml_wire import Json
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_order import NewServer
@@ -23,9 +25,10 @@ from gpu_autoscaler.runtime.clock import Dice, LoopClock, seeded
 from gpu_autoscaler.runtime.ports import Bootstrap, Store
 from gpu_autoscaler.simulation.chaos import boot
 from gpu_autoscaler.simulation.daemon import Daemon
+from gpu_autoscaler.simulation.fates import Fates
 from gpu_autoscaler.simulation.faults import Rates
 from gpu_autoscaler.simulation.figures import BootLog, Figures, figures
-from gpu_autoscaler.simulation.invariants import Watch
+from gpu_autoscaler.simulation.invariants import BLACK_HOLE_TASK, Watch, queue_of
 from gpu_autoscaler.simulation.store import FaultyBucket, LocalStore
 from gpu_autoscaler.store.lease import LeasedStore
 
@@ -98,6 +101,49 @@ class WatchedScaleway(ScalewayModel):
         super().delete_server(zone, server_id)
 
 
+class WatchedClearml(ClearmlModel):
+    """The emulated server, which shows what daemons put back and how tasks end."""
+
+    world: "World"
+
+    def enqueue(
+        self,
+        task_id: str,
+        queue_id: str,
+        user: User | None = None,
+        note: Note = ("", ""),
+        force: bool = False,
+    ) -> Json:
+        if self.world.actor is not None:
+            wrong = self.world.fates.put_back(self.task(task_id))
+            if wrong is not None:
+                self.world.watch.violated(wrong)
+        return super().enqueue(task_id, queue_id, user, note, force)
+
+    def started(
+        self,
+        task_id: str,
+        worker_id: str = "",
+        user: User | None = None,
+        note: Note | None = None,
+        force: bool = True,
+    ) -> Json:
+        self.world.started[task_id] = self.world.timeline.now()
+        return super().started(task_id, worker_id, user, note, force)
+
+    def finish(
+        self,
+        task_id: str,
+        status: str,
+        worker_id: str = "",
+        user: User | None = None,
+        note: Note | None = None,
+        force: bool = True,
+    ) -> Json:
+        self.world.task_ends(self.task(task_id), status, by_its_agent=note is None)
+        return super().finish(task_id, status, worker_id, user, note, force)
+
+
 class WatchedMachines(EmulatedMachines):
     """The machines, whose losses the watch notes: which task went down with what, by whom."""
 
@@ -120,7 +166,12 @@ class World:
     clock: LoopClock = field(default_factory=LoopClock)
     happened: Counter[str] = field(default_factory=Counter)
     down: dict[str, None] = field(default_factory=dict)
-    """What does not answer now: `clearml`, a zone, `store`, `permission`."""
+    """What does not answer now: `clearml`, a zone, `store`; or is forbidden: `changes` at
+    Scaleway, `everything` there, `clearml key`."""
+    started: dict[str, datetime] = field(default_factory=dict)
+    """When each task's present or last run began: ClearML's own figure is of the first."""
+    broken: dict[Placement, None] = field(default_factory=dict)
+    """Where no machine's agent ever registers now."""
     calm_since: datetime | None = None
     """From then on nothing goes wrong any more."""
     actor: Daemon | None = None
@@ -133,10 +184,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.timeline = Timeline(self.clock)
-        self.clearml = ClearmlModel(self.timeline, CountingIds())
+        self.clearml = WatchedClearml(self.timeline, CountingIds())
+        self.clearml.world = self
         self.boots = BootLog(self.timeline, self._habit)
         self.machines = WatchedMachines(self.timeline, self.clearml, habit=self.boots.habit)
         self.machines.world = self
+        self.fates = Fates(self)
+        self.machines.abandoned = self.fates.died
         self.scaleway = WatchedScaleway(self.timeline, CountingIds(), machines=self.machines)
         self.scaleway.world = self
         self.machines.crash = self.scaleway.crash
@@ -144,6 +198,7 @@ class World:
         self.watch = Watch(self)
         self.configs.append((self.clock.now(), self.config))
         self._boots = self.random("boots")
+        self._tempting = self.random("last moments")
         self._numbers = itertools.count(1)
         self.queue_ids = {name: self.clearml.create_queue(name) for name in self.config.queues}
 
@@ -208,6 +263,18 @@ class World:
         finally:
             self.actor = None
 
+    def task_ends(self, task: TaskRecord, status: str, *, by_its_agent: bool) -> None:
+        """A task is about to end."""
+        self.fates.ended(task, status)
+        began = self.started.get(task.id)
+        machine = task.last_worker or ""
+        if status == "failed" and began and self.timeline.now() - began <= BLACK_HOLE_TASK:
+            self.watch.fast_failures[machine] += 1
+        hit_at = self.watch.hit.get(machine)
+        now_hit = hit_at is not None and self.clock.now() - hit_at < BLACK_HOLE_TASK
+        if status == "stopped" and by_its_agent and now_hit and not task.stop_requested:
+            self.fates.died(task.id)  # pulled while the machine was told to shut down
+
     def passing(self, daemon: Daemon, call: str, *, before: bool) -> None:
         """A daemon's call, or its use of the store, is about to take effect, or just has."""
 
@@ -224,9 +291,36 @@ class World:
         if self.calm:
             return Habit()
         habit = boot(self._boots, self.rates.boots, self.happened)
+        if server.placement in self.broken:
+            habit = replace(habit, registers=False)
+        elif self._boots.random() < self.rates.boots.dies_booting:
+            self.happened["boot_dies_booting"] += 1
+            self.call_later(self._boots.uniform(20, 110), lambda: self._crash(server.id))
         if habit.fails_tasks_after is not None:
             self.watch.black_holes.add(server.name)
         return habit
+
+    def _crash(self, server_id: str) -> None:
+        for server in self.servers():
+            if server.id == server_id and server.state is ServerState.RUNNING:
+                self.scaleway.crash(server_id)
+
+    def after_the_last_look(self, server_id: str) -> None:
+        """A daemon has looked at ClearML for the last time before it powers this one off."""
+        if not self.calm and self._tempting.random() < self.rates.calls.pulled_at_the_last_moment:
+            self.happened["pulled_at_the_last_moment"] += 1
+            self._tempt(server_id)
+
+    def _tempt(self, server_id: str) -> None:
+        """A task comes, and this machine's agent takes it at once."""
+        for server in self.servers():
+            agent = self.machines.agents.get(server_id)
+            if server.id == server_id and agent is not None and agent.alive:
+                queue_id = self.queue_ids[queue_of(server)]
+                task_id = self.clearml.create_task("at the last moment", duration=120)
+                self.fates.submitted(task_id, "completed", queue_of(server))
+                self.clearml.enqueue(task_id, queue_id)
+                agent.pull_now()
 
     def figures(self) -> Figures:
         """What it all cost up to now."""

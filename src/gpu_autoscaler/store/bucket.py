@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-
-class StoreError(OSError):
-    """Memory cannot be read or kept where it should be; the message says what to do."""
+from gpu_autoscaler.domain.errors import StoreError
 
 
 class Conflict(StoreError):

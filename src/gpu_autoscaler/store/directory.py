@@ -10,12 +10,10 @@ import structlog
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from gpu_autoscaler.domain.errors import StateInUse, StoreError
 from gpu_autoscaler.domain.memory import Kept, Memory
-from gpu_autoscaler.store.bucket import StoreError
 from gpu_autoscaler.store.document import refuse_newer
 from gpu_autoscaler.store.read_only import NothingKept
-
-__all__ = ["DirectoryStore", "ReadOnlyStore", "StoreError"]
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -28,9 +26,9 @@ class DirectoryStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._file = directory / "memory.json"
-        self._lock = FileLock(directory / "lock")
-        self._flushed: object = None
-        """The intents that are certainly on the disk."""
+        self._present = directory / "lock"
+        """Touched, it gets the present time of whatever keeps the directory."""
+        self._lock = FileLock(self._present)
         self._keeps = True
         """The last save worked."""
 
@@ -39,9 +37,9 @@ class DirectoryStore:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise StoreError(
+            raise StateInUse(
                 f"{self._directory}: another daemon uses this state directory; "
-                "stop it, or give this one its own state_dir"
+                "stop it first (a daemon of another fleet needs a state_dir of its own)"
             ) from None
         except OSError as error:
             raise StoreError(
@@ -59,14 +57,18 @@ class DirectoryStore:
             return Kept(_read(self._file))
         except ValidationError:
             aside = self._file.with_suffix(".unreadable.json")
-            self._file.replace(aside)
+            try:
+                self._file.replace(aside)
+            except OSError as error:
+                raise StoreError(
+                    f"{self._file}: unreadable, and cannot be renamed to {aside.name} "
+                    f"({error.strerror}); move it away by hand"
+                ) from error
             log.error("memory unreadable", set_aside=str(aside), then="starting without memory")
             return Kept(None)
 
     async def save(self, memory: Memory) -> None:
-        """Keep it: when this returns, a crash of the process loses nothing, and a crash of the
-        machine at most observations, never an intent. Raises StoreError."""
-        intents = (memory.pending, memory.power_offs, memory.rescued, memory.requeued)
+        """Keep it: when this returns, no crash loses it. Raises StoreError."""
         draft = self._file.with_suffix(".new")
         self._keeps = False
         try:
@@ -74,12 +76,9 @@ class DirectoryStore:
             with open(descriptor, "wb") as file:  # noqa: ASYNC230 - a few kilobytes
                 file.write(_MEMORY.dump_json(memory))
                 file.flush()
-                if any(intents) or intents != self._flushed:
-                    os.fsync(file.fileno())
+                os.fsync(file.fileno())
             draft.replace(self._file)
-            if intents != self._flushed:
-                _flush_directory(self._directory)
-            self._flushed = intents
+            _flush_directory(self._directory)
             self._keeps = True
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -94,14 +93,14 @@ class DirectoryStore:
         return math.inf if self._keeps else 0.0
 
     async def age(self) -> timedelta | None:
-        """How long ago memory was saved, by the clock of the disk; zero while a daemon uses the
-        directory, None when there is no memory. Raises StoreError."""
+        """How long ago a daemon saved last, by the clock of the disk; None when there is no memory.
+        Raises StoreError."""
         try:
-            return _time_since_change(self._file, self._lock)
+            changed_at = self._file.stat().st_mtime
+            self._present.touch()
+            return timedelta(seconds=max(0.0, self._present.stat().st_mtime - changed_at))
         except FileNotFoundError:
             return None
-        except Timeout:
-            return timedelta(0)
         except OSError as error:
             raise StoreError(f"{self._file}: cannot be read ({error.strerror})") from error
 
@@ -118,14 +117,6 @@ class ReadOnlyStore(NothingKept):
             return Kept(_read(self._file))
         except ValidationError:
             return Kept(None)
-
-
-def _time_since_change(file: Path, lock: FileLock) -> timedelta:
-    changed_at = file.stat().st_mtime
-    with lock.acquire(timeout=0):
-        probe = Path(lock.lock_file)
-        probe.touch()  # gets the present time of whatever keeps the directory
-        return timedelta(seconds=max(0.0, probe.stat().st_mtime - changed_at))
 
 
 def _flush_directory(directory: Path) -> None:

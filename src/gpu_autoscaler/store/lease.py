@@ -1,15 +1,17 @@
 """Memory and lease as one object in object storage: who saves renews, and nobody else can save.
 
-Nobody compares clocks. Each write makes a new version of the object and asks for the version it
-replaces, so of two daemons that write one is refused. A daemon without the lease watches: when it
-has seen the same version for as long as the document says that the lease lasts, by its own
-monotonic clock, the holder has not renewed it, and it may be taken. The holder counts from the
-start of its last write that worked, which is before anybody could see it, and stops earlier.
+Nobody compares its clock with another's. Each write makes a new version of the object and asks for
+the version it replaces, so of two daemons that write one is refused. A daemon without the lease
+watches: when it has seen the same version for as long as the document says that the lease lasts, by
+its own monotonic clock, the holder has not renewed it, and it may be taken. At its first look it
+asks the storage service how old the version is, by the service's clock alone. The holder counts
+from the start of its last write that worked, which is before anybody could see it, and stops
+earlier.
 """
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, TypeVar
 
@@ -17,9 +19,9 @@ import structlog
 from pydantic import Field, TypeAdapter, ValidationError
 
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
+from gpu_autoscaler.domain.errors import LeaseLost, StateRefused, StoreError
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Kept, Memory
-from gpu_autoscaler.store.bucket import Blob, Bucket, Conflict, StoreError
+from gpu_autoscaler.store.bucket import Blob, Bucket, Conflict
 from gpu_autoscaler.store.document import refuse_newer
 from gpu_autoscaler.store.read_only import NothingKept
 
@@ -77,7 +79,18 @@ class _Held:
     version: str
     epoch: int
     memory: Memory | None
+    """The newest one, also when the write of it failed."""
     begun: _Moment
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """What somebody else wrote, and when it was seen first (monotonic)."""
+
+    version: str | None
+    """None: the object was removed meanwhile."""
+    lease: Lease
+    since: float
 
 
 _DOCUMENT = TypeAdapter(Document)
@@ -95,8 +108,7 @@ class LeasedStore:
         self._holder, self._lasts = holder, lasts.total_seconds()
         self._serial = 0
         self._held: _Held | None = None
-        self._watched: tuple[str, float] | None = None
-        """A version of somebody else's, and when it was seen first (monotonic)."""
+        self._watched: _Watched | None = None
 
     async def load(self) -> Kept:
         """Read the newest memory, and take the lease when it is free.
@@ -104,15 +116,13 @@ class LeasedStore:
         Raises StateRefused when a newer version wrote it, StoreError when nothing answers.
         """
         blob = await _within_deadline(self._bucket, self._bucket.get())
-        if blob is None:
-            return await self._take(None, self._lease_of(""), None)
-        found = self._document(blob)
-        if not self._is_free(blob.version, found.lease):
+        found = self._document(blob) if blob else Document(self._lease_without_object(), None)
+        if not await self._is_free(blob, found.lease):
             self._held = None
             return Kept(found.memory, ours=False, holder=found.lease.holder)
-        if found.lease.holder == UNREADABLE:
+        if blob and found.lease.holder == UNREADABLE:
             await self._set_aside(blob.content)
-        return await self._take(blob.version, found.lease, found.memory)
+        return await self._take(blob.version if blob else None, found.lease, found.memory)
 
     async def save(self, memory: Memory) -> None:
         """Keep it and renew the lease, also one that has run out but that nobody took.
@@ -121,10 +131,12 @@ class LeasedStore:
         """
         if self._held is None:
             raise LeaseLost(f"{self._bucket.place}: this daemon does not hold the lease")
+        # before the write: what it leaves undone if it fails is handed over all the same
+        self._held = replace(self._held, memory=memory)
         self._held = await self._replace(self._held, self._holder, memory)
 
     async def release(self) -> None:
-        """Give the lease away with the memory saved last. Raises StoreError.
+        """Give the lease away with the newest memory, kept or not. Raises StoreError.
 
         Whatever comes of it, this daemon may not act any more: the write may have happened.
         """
@@ -148,38 +160,45 @@ class LeasedStore:
         return max(0.0, self._lasts * TRUSTED_SHARE - elapsed)
 
     async def age(self) -> timedelta | None:
-        """How long ago the lease was renewed, by the service's clock; None when nobody has it.
-
-        One that has run out by that clock can be taken by the next `load`: a process that has
-        just begun need not watch it first. Raises as `load` does.
-        """
+        """How long ago a daemon wrote last, by the service's clock, also when it was a farewell;
+        None when there is no object. Raises as `load` does."""
         blob = await _within_deadline(self._bucket, self._bucket.get())
-        lease = self._document(blob).lease if blob else None
-        if blob is None or lease is None or not lease.holder:
+        if blob is None:
             return None
-        now = await _within_deadline(self._bucket, self._bucket.service_time())
-        age = max(timedelta(0), now - blob.written_at)
-        if (age - SERVICE_CLOCK_TICK).total_seconds() > lease.lasts_seconds:
-            self._watched = blob.version, self._clock.monotonic() - lease.lasts_seconds
-        return age
+        self._document(blob)
+        return await self._age_of(blob)
 
-    def _is_free(self, version: str, lease: Lease) -> bool:
-        now = self._clock.monotonic()
+    async def _age_of(self, blob: Blob) -> timedelta:
+        now = await _within_deadline(self._bucket, self._bucket.service_time())
+        return max(timedelta(0), now - blob.written_at)
+
+    async def _is_free(self, blob: Blob | None, lease: Lease) -> bool:
         if lease.holder in ("", self._holder):
             # ours: a write of ours whose reply was lost has made it so
             return True
-        if self._watched is None or self._watched[0] != version:
-            self._watched = version, now
-        return now - self._watched[1] >= lease.lasts_seconds
+        before, now = self._watched, self._clock.monotonic()
+        version = blob.version if blob else None
+        if before is None or before.version != version:
+            self._watched = _Watched(version, lease, since=now)
+            if before is None and blob is not None:
+                # this process has seen nothing yet: how long nothing was written is not its to say
+                unheard = await self._age_of(blob) - SERVICE_CLOCK_TICK
+                return unheard.total_seconds() > lease.lasts_seconds
+            return False
+        return now - before.since >= lease.lasts_seconds
 
     async def _take(self, version: str | None, lease: Lease, memory: Memory | None) -> Kept:
         epoch = lease.epoch + (lease.holder != self._holder)
+        if memory is not None and lease.holder not in ("", self._holder):
+            # its holder may have acted after it could save no more: two looks must agree before a
+            # launch, as without memory
+            memory = replace(memory, unconfirmed_need={})
         try:
             self._held = await self._write(version, self._holder, epoch, memory)
         except Conflict:
             return Kept(memory, ours=False, holder="another daemon that was faster")
         self._watched = None
-        return Kept(memory, stale=lease.holder not in ("", self._holder))
+        return Kept(memory)
 
     async def _replace(self, held: _Held, holder: str, memory: Memory | None) -> _Held:
         """Write over our own document. Raises LeaseLost when it is not ours any more."""
@@ -215,11 +234,9 @@ class LeasedStore:
         return _Held(await _within_deadline(self._bucket, writing), epoch, memory, begun)
 
     async def _set_aside(self, content: bytes) -> None:
-        try:
-            copying = self._bucket.set_aside(content, ".unreadable")
-            aside = await _within_deadline(self._bucket, copying)
-        except StoreError as error:
-            aside = f"failed: {error}"
+        """Before it is overwritten: raises StoreError when that fails, and all stays as it is."""
+        copying = self._bucket.set_aside(content, ".unreadable")
+        aside = await _within_deadline(self._bucket, copying)
         log.error("memory unreadable", set_aside=aside, then="starting without memory")
 
     def _document(self, blob: Blob) -> Document:
@@ -228,6 +245,10 @@ class LeasedStore:
             return _read(blob, self._bucket.place)
         except ValidationError:
             return Document(self._lease_of(UNREADABLE), None)
+
+    def _lease_without_object(self) -> Lease:
+        """Who removed the object did not end its holder: a lease that was watched is waited out."""
+        return self._watched.lease if self._watched else self._lease_of("")
 
     def _lease_of(self, holder: str) -> Lease:
         """What stands for a lease where none is written."""

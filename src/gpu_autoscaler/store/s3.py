@@ -1,6 +1,8 @@
 """One object in S3-compatible object storage; the only module that imports its client."""
 
+import atexit
 import re
+import threading
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -8,7 +10,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
-from gpu_autoscaler.store.bucket import Blob, Conflict, StoreError
+from gpu_autoscaler.domain.errors import StoreError
+from gpu_autoscaler.store.bucket import Blob, Conflict
 
 if TYPE_CHECKING:  # these exist only for type checkers
     from obstore import PutMode
@@ -31,6 +34,12 @@ _RETRY: "RetryConfig" = {
 """A busy service (503) should not cost a cycle. A retried write whose first attempt counted comes
 back as a conflict with ourselves, which the lease knows how to tell; more than a few seconds of
 retries would only use up the lease."""
+
+EXIT_GRACE_SECONDS = 0.2
+"""The client's threads come back to the interpreter for a moment after each reply; one that has
+ended by then aborts the process. So its end waits for the reply to the farewell to be put away."""
+
+atexit.register(threading.Event().wait, EXIT_GRACE_SECONDS)
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")

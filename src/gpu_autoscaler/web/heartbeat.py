@@ -38,6 +38,11 @@ class Heartbeat:
         if url is not None and cycle.acted and cycle.complete and not busy:
             self._calling = asyncio.create_task(self._call(url))
 
+    async def sent(self) -> None:
+        """Wait for the call under way, if there is one; its deadline bounds it."""
+        if self._calling is not None:
+            await asyncio.wait([self._calling])
+
     async def _call(self, url: str) -> None:
         """The address is a secret, so errors are told by their kind alone."""
         error = ""
@@ -46,7 +51,8 @@ class Heartbeat:
                 reply = await self._client.get(url, follow_redirects=True)
             if not reply.is_success:
                 error = f"answered {reply.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError) as failure:
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, OSError, ValueError) as failure:
+            # ValueError: a host name that the network's rules do not know how to write
             error = type(failure).__name__
         if error and not self._failing:
             log.warning("failing", subject="heartbeat_url", error=error)
