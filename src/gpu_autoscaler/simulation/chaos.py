@@ -206,7 +206,7 @@ class Chaos:
         def protect(server: Server) -> None:
             model = self._world.scaleway
             model.update_server(server.zone, server.id, protected=True)
-            self._world.watch.kept(server)
+            self._world.watch.protected(server)
             self._later(
                 self._random.uniform(300, HOUR),
                 lambda: model.update_server(server.zone, server.id, protected=False),

@@ -78,6 +78,7 @@ class Watch:
         """Names of the instances that the last cycle saw."""
         self._people_started: list[datetime] = []
         self._kept_since: dict[str, datetime] = {}
+        self._protected_since: dict[str, datetime] = {}
 
     # --- what is seen
 
@@ -198,7 +199,7 @@ class Watch:
         tags = frozenset(server.tags)
         if not FleetTags(self._world.fleet).owns(tags):
             self.violated(f"{action} of {server.name}, which is not the fleet's")
-        protected_since = self._kept_since.get(server.id)
+        protected_since = self._protected_since.get(server.id)
         if server.protected and (
             protected_since is None or self._world.clock.now() - protected_since > UNDER_WAY
         ):
@@ -215,6 +216,10 @@ class Watch:
     def kept(self, server: Server) -> None:
         """A person set the tag."""
         self._kept_since[server.id] = self._world.clock.now()
+
+    def protected(self, server: Server) -> None:
+        """A person protected it."""
+        self._protected_since[server.id] = self._world.clock.now()
 
     def _leads(self, deed: str, subject: str) -> None:
         world = self._world

@@ -156,9 +156,15 @@ class _Play:
         await self._until(
             lambda: not open_tasks(), TASKS_END_WITHIN, lambda: f"never end: {open_tasks()}"
         )
-        last_end = max([calm_since, *(t.fields["status_changed"] for t in tasks.values())])
+
+        def rest() -> bool:
+            if open_tasks():
+                return False  # one that had been stopped was put back
+            last_end = max([calm_since, *(t.fields["status_changed"] for t in tasks.values())])
+            return all([self._rests(server, last_end) for server in world.servers()])
+
         await self._until(
-            lambda: all(self._rests(server, last_end) for server in world.servers()),
+            rest,
             UNHEALTHY_STOPPED_WITHIN,
             lambda: f"still billed: {[s.name for s in world.servers() if not off(s)]}",
         )
