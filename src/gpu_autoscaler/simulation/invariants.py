@@ -39,6 +39,8 @@ NEXT_CYCLE = timedelta(seconds=90)
 CLEARML_READS = 4
 """Per cycle: queues, workers, open tasks, and ended ones where they matter."""
 
+CLOCKS_DIFFER = timedelta(minutes=12)
+"""By less than this a daemon's clock is wrong, or differs from the last one's."""
 FAST_FAILURES = 3
 BLACK_HOLE_TASK = timedelta(minutes=1)
 """A task younger than this may be caught by the power-off of a black hole; it is put back."""
@@ -207,7 +209,7 @@ class Watch:
         kept = any(tag == KEEP_TAG or tag.startswith(f"{KEEP_TAG}=") for tag in tags)
         since = self._kept_since.get(server.id)
         held_for = self._world.clock.now() - since if since else timedelta(0)
-        if kept and UNDER_WAY < held_for < self._world.config.keep:
+        if kept and UNDER_WAY < held_for < self._world.config.keep - CLOCKS_DIFFER:
             self.violated(f"{action} of {server.name}, which is kept")
         # a creation that was cut off cleans up after itself, also when the lease is over
         if not (PROVISIONING_TAG in tags and action in ("terminate", "delete")):

@@ -161,7 +161,7 @@ class _Play:
             if open_tasks():
                 return False  # one that had been stopped was put back
             last_end = max([calm_since, *(t.fields["status_changed"] for t in tasks.values())])
-            return all([self._rests(server, last_end) for server in world.servers()])
+            return all(self._rests(server, last_end) for server in world.servers())
 
         await self._until(
             rest,
