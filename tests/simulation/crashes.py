@@ -27,6 +27,9 @@ QUEUE = "H100-1-80G"
 PLACEMENT = Placement(QUEUE, "fr-par-2")
 RESTART_AFTER = 4.0
 """Seconds: sooner than anything shows that was not stored."""
+STALE_AFTER = 60.0
+"""A directory is never behind; a bucket may be, and then the lease keeps the next one off for its
+last third."""
 LISTING_LAG_SECONDS = 25.0
 """What was done right before a crash is not listed when the next daemon looks first."""
 LONGEST = timedelta(hours=3)
@@ -114,7 +117,8 @@ class CrashWorld(World):
             daemon.process.kill()
             self._damage(crash.memory)
             self.watch.say(f"{daemon.name} dies at {call}, before: {before}")
-            self.call_later(RESTART_AFTER, self.start_daemon)
+            stale = crash.memory is Memory.STALE
+            self.call_later(STALE_AFTER if stale else RESTART_AFTER, self.start_daemon)
 
     def _damage(self, memory: Memory) -> None:
         if memory is Memory.LOST:
@@ -152,6 +156,7 @@ async def tell(crash: Crash | None) -> tuple[CrashWorld, End]:
     # two are created; they stop, one is started again
     first, second = submit("first", 60), submit("second", 90)
     await _until(world, lambda: ended(first, second) and resting())
+    await world.clock.sleep(2 * LISTING_LAG_SECONDS + 60)  # the daemon has seen it, and its tasks
     third = submit("third", 30)
     await _until(world, lambda: ended(third))
     # somebody takes a task and is gone: it is put back
