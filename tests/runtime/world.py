@@ -1,6 +1,5 @@
 """The loop with everything around it, in one process and in virtual time."""
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,19 +21,10 @@ from gpu_autoscaler.runtime.execute import LiveExecutor
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.record import Recorder
+from gpu_autoscaler.simulation.world import CountingIds
 from tests.policy.worlds import QUEUE, config
 
 PROJECT = "11111111-2222-3333-4444-555555555555"
-
-
-class CountingIds:
-    """Ids in the order of asking: the same run gives the same ids."""
-
-    def __init__(self) -> None:
-        self._count = itertools.count(1)
-
-    def hex(self, digits: int) -> str:
-        return f"{next(self._count):0{digits}x}"
 
 
 class FixedConfig:
@@ -69,7 +59,7 @@ class KeptMemory:
         self.memory = memory
 
     async def release(self) -> None:
-        pass
+        """Nobody else wants it."""
 
     def lease_left(self) -> float:
         return 0.0 if self.error is not None else math.inf

@@ -22,12 +22,11 @@ from gpu_autoscaler.policy.guard import popped_tasks
 from gpu_autoscaler.policy.settings import (
     CLOCK_MARGIN,
     HANGING_AFTER,
-    PAUSED_AFTER,
     POPPED_RETURNS,
     POPPED_STUCK,
     RESCUE_WATCH,
 )
-from gpu_autoscaler.policy.state import ON
+from gpu_autoscaler.policy.state import ON, stood_still
 
 _AWAKE = ON - {S.LOST}
 _DOWN = frozenset({S.STOPPED, S.DELETING, S.GONE})
@@ -49,8 +48,7 @@ def watch_popped(fleet: Fleet) -> Popped:
         return Popped({}, frozenset())
     last = fleet.memory.planned_at
     # who could not reach ClearML, or stood still, may be about to start what it pulled
-    longest = max(PAUSED_AFTER, 3 * fleet.config.poll_interval)
-    paused = last is None or fleet.now - last > longest
+    paused = last is None or stood_still(fleet.memory, fleet.config, fleet.now)
     before = {} if paused else fleet.memory.popped
     first_seen = {
         task.id: before.get(task.id, fleet.now)

@@ -5,7 +5,6 @@ same day.
 """
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -14,13 +13,10 @@ from typing import TYPE_CHECKING
 from gpu_autoscaler.config.models import AgentConfig, QueueConfig
 from gpu_autoscaler.domain.model import KEEP_TAG, Availability, Placement, ServerState
 from gpu_autoscaler.emulator.clearml_wire import RefusedError
-from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_errors import ScalewayError
 from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.emulator.scaleway_stock import StockMode
-from gpu_autoscaler.runtime.clock import Dice
 from gpu_autoscaler.simulation.daemon import Daemon
-from gpu_autoscaler.simulation.faults import BootFaults
 
 if TYPE_CHECKING:
     from gpu_autoscaler.simulation.world import World
@@ -34,32 +30,6 @@ LONGEST_PAUSE = 300.0
 LONGEST_LAG = 30.0
 WRONG_CLOCK = 600.0
 """Seconds that a clock is wrong by, at most."""
-
-
-BOOT_SECONDS = (120.0, 300.0)
-SLOW_BOOT_SECONDS = (300.0, 1200.0)
-SLOW_POP_SECONDS = (1.0, 20.0)
-DIES_WITHIN = 1.5 * HOUR
-
-
-def boot(random: Dice, rates: BootFaults, happened: Counter[str]) -> Habit:
-    """How one boot of one machine goes."""
-
-    def hit(name: str) -> bool:
-        drawn: bool = random.random() < getattr(rates, name)
-        happened[f"boot_{name}"] += drawn
-        return drawn
-
-    slow = hit("slow")
-    return Habit(
-        boot_seconds=random.uniform(*(SLOW_BOOT_SECONDS if slow else BOOT_SECONDS)),
-        registers=not hit("never"),
-        pop_to_start_seconds=random.uniform(*SLOW_POP_SECONDS) if hit("slow_pop") else 0.04,
-        fails_tasks_after=random.uniform(2, 40) if hit("black_hole") else None,
-        agent_dies_after=random.uniform(0, DIES_WITHIN) if hit("agent_dies") else None,
-        dies_after=random.uniform(0, DIES_WITHIN) if hit("dies") else None,
-        dies_after_pop=hit("dies_after_pop"),
-    )
 
 
 @dataclass(frozen=True, slots=True)

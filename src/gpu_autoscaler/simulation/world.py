@@ -23,7 +23,7 @@ from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.emulator.timeline import Timeline
 from gpu_autoscaler.runtime.clock import Dice, LoopClock, seeded
 from gpu_autoscaler.runtime.ports import Bootstrap, Store
-from gpu_autoscaler.simulation.chaos import boot
+from gpu_autoscaler.simulation.boots import boot
 from gpu_autoscaler.simulation.daemon import Daemon
 from gpu_autoscaler.simulation.fates import Fates
 from gpu_autoscaler.simulation.faults import Rates
