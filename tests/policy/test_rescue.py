@@ -6,8 +6,10 @@ from datetime import timedelta
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.memory import Memory
 from tests.policy.test_stop import idle_story
 from tests.policy.worlds import (
+    START,
     Story,
     config,
     minutes,
@@ -361,3 +363,55 @@ def test_a_machine_that_is_heard_of_is_not_started_while_a_task_of_it_is_withhel
         assert "start" not in verbs(story.cycle())
     story.workers.clear()
     assert reasons(story.cycle()) == ["caught_task"]
+
+
+# --- memory lost between the power-off and its catch
+
+
+def caught_and_forgotten(state: str, ended_before: timedelta, off_before: timedelta) -> Story:
+    """A daemon without memory finds a machine that is off or going, and a task stopped on it."""
+    story = Story(memory=Memory(), lost_memory=True, honest=True)
+    story.has(registered("m1", state, modified_at=START - off_before))
+    ended_at = START - ended_before
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=ended_at)]
+    return story
+
+
+@pytest.mark.parametrize("state", ["stopping", "stopped"])
+def test_a_catch_is_found_also_when_memory_was_lost_meanwhile(state: str) -> None:
+    story = caught_and_forgotten(state, seconds(50), seconds(20))
+    assert reasons(story.cycle(seconds(0))) == ["caught_task"]
+
+
+@pytest.mark.parametrize(
+    ("ended_before", "off_before"),
+    [(minutes(5), minutes(3)), (seconds(140), seconds(20)), (minutes(60), seconds(20))],
+)
+def test_without_memory_what_ended_well_before_the_power_off_is_left(
+    ended_before: timedelta, off_before: timedelta
+) -> None:
+    story = caught_and_forgotten("stopped", ended_before, off_before)
+    assert story.wait(minutes(20)).effects == ()
+
+
+def test_what_a_late_listing_still_showed_on_counts_as_never_seen() -> None:
+    story = caught_and_forgotten("running", seconds(5), minutes(60))
+    assert story.cycle(seconds(0)).effects == ()
+    story.has(registered("m1", "stopped", modified_at=START))
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+def test_what_goes_off_later_does_so_by_somebody_else_s_doing() -> None:
+    story = caught_and_forgotten("running", minutes(60), minutes(60))
+    story.cycle(seconds(0))
+    for _ in range(4):
+        story.cycle()
+    story.has(registered("m1", "stopped", modified_at=story.now))
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    assert story.wait(minutes(5)).effects == ()
+
+
+def test_with_memory_a_machine_never_seen_before_was_not_powered_off_by_us() -> None:
+    story = caught_and_forgotten("stopped", seconds(50), seconds(20))
+    story.memory, story.lost_memory = Memory(planned_at=START - seconds(30)), False
+    assert story.wait(minutes(5)).effects == ()

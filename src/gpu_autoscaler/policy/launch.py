@@ -18,7 +18,7 @@ from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, S
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.settings import START_PATIENCE
+from gpu_autoscaler.policy.settings import START_PATIENCE, ZONE_PATIENCE
 from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
@@ -144,7 +144,7 @@ def observed(fleet: Fleet, queue: QueueConfig) -> bool:
 
 def _waits_for_zones_until(fleet: Fleet) -> datetime | None:
     begun_at = fleet.memory.begun_at
-    return None if begun_at is None else begun_at + fleet.config.orphan_timeout
+    return None if begun_at is None else begun_at + ZONE_PATIENCE
 
 
 def listings_show_all(fleet: Fleet) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from gpu_autoscaler.domain.decisions import QueueDecision
-from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
+from gpu_autoscaler.domain.effects import LISTING_LAG, Guard, Reason, StopInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import PowerOff
 from gpu_autoscaler.domain.model import Task, TaskStatus
@@ -21,6 +21,7 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.guard import popped_tasks
 from gpu_autoscaler.policy.settings import (
     CLOCK_MARGIN,
+    GOING_OFF,
     HANGING_AFTER,
     POPPED_RETURNS,
     POPPED_STUCK,
@@ -73,6 +74,28 @@ def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
         if fact.seen and fact.state in _AWAKE and f"stop:{fact.instance.id}" not in fleet.pending
     }
     return {name: off for name, off in fleet.memory.power_offs.items() if name not in running}
+
+
+def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
+    """Instances that went off while nobody remembers by whose doing, as if by ours.
+
+    Memory was lost, and with it what we were about to stop. A task that a person's power-off ended
+    right before may go back too: run once more is better than never.
+    """
+    begun, found = fleet.memory.begun_at, dict[str, PowerOff]()
+    if begun is None:
+        return found
+    # what was first seen then may have been the past: as if it was not seen
+    old_sight = fleet.now - begun <= 2 * LISTING_LAG + fleet.config.poll_interval
+    for server_id, fact in fleet.facts.items():
+        known = fleet.memory.instances.get(server_id)
+        seen_on = known is not None and known.state in ON and known.stop_decided_at is None
+        if not fact.seen or fact.state not in (S.STOPPING, S.STOPPED):
+            continue
+        if known is None or (seen_on and old_sight):
+            went_off = fact.instance.modified_at if known is None else fleet.clearml_now
+            found[fact.name] = PowerOff(fact.instance.queue, went_off - GOING_OFF)
+    return found
 
 
 def rescue_all(fleet: Fleet, popped: Popped) -> None:

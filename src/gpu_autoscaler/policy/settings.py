@@ -27,6 +27,11 @@ CLOCK_MARGIN = timedelta(seconds=5)
 """What is left between our clock and ClearML's after the correction by its `Date` header, which
 counts whole seconds. Safe: what we stop had no task for far longer."""
 
+GOING_OFF = timedelta(seconds=110)
+"""Before an instance is seen to be off, its tasks may have ended: the shutdown of a GPU machine,
+and a listing that is late. Shorter than the grace after a task, so that what ended before we
+decided anything is not meant."""
+
 HANGING_AFTER = timedelta(seconds=90)
 """A task still in progress so long after its machine was powered off runs nowhere."""
 
@@ -65,6 +70,10 @@ OUTAGE_WINDOW = timedelta(minutes=2)
 
 OUTAGE_HOLD = timedelta(hours=1)
 """How long a common cause is believed in: it must not bill for ever."""
+
+ZONE_PATIENCE = timedelta(hours=1)
+"""For so long after memory was lost, a zone that does not answer is waited for: it may hide all that
+`max_instances` allows. Most outages are over by then, and the other zones must go on one day."""
 
 FREE_VOLUME_SHARE = 0.5
 """Of orphan_timeout: how long a volume must be seen free before it is removed. The rest of

@@ -97,6 +97,4 @@ class Fates:
         # who forgot what was on a machine, or was told that its queue is no more, leaves it
         happened = self._world.happened
         knows = not happened["memory_lost"] and not happened["queue_removed"]
-        if fate.caught and happened["memory_lost"]:
-            return True  # what was about to be powered off is in the memory alone
         return bool(fate.deaths) and not (requeued and knows)
