@@ -72,8 +72,8 @@ OUTAGE_HOLD = timedelta(hours=1)
 """How long a common cause is believed in: it must not bill for ever."""
 
 ZONE_PATIENCE = timedelta(hours=1)
-"""For so long after memory was lost, a zone that does not answer is waited for: it may hide all that
-`max_instances` allows. Most outages are over by then, and the other zones must go on one day."""
+"""For so long after memory was lost, a zone that does not answer is waited for: it may hide
+all that `max_instances` allows. Most outages are over by then; the other zones must go on."""
 
 FREE_VOLUME_SHARE = 0.5
 """Of orphan_timeout: how long a volume must be seen free before it is removed. The rest of

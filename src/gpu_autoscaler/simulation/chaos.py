@@ -157,6 +157,8 @@ class Chaos:
         """Somebody sets the `keep` tag, and takes it off later."""
 
         def keep(server: Server) -> None:
+            if KEEP_TAG in server.tags:
+                return  # a second one makes it no longer
             model = self._world.scaleway
             model.update_server(server.zone, server.id, tags=(*server.tags, KEEP_TAG))
             self._world.watch.kept(server)

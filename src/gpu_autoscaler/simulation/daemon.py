@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from gpu_autoscaler.clearml.transport import steadied
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import RateLimited, Transient, Unauthorized
-from gpu_autoscaler.domain.model import FleetTags
+from gpu_autoscaler.domain.model import FleetTags, Instance, Volume
 from gpu_autoscaler.emulator.inprocess import InProcessClearml, InProcessScaleway
 from gpu_autoscaler.runtime.execute import LiveExecutor
 from gpu_autoscaler.runtime.loop import Cycle, Loop
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gpu_autoscaler.simulation.world import World
 
 T = TypeVar("T")
+Row: TypeAlias = Instance | Volume
 
 FASTEST_CALL, SLOWEST_CALL = 0.02, 0.6
 """Seconds, each way."""
@@ -33,6 +34,7 @@ VERY_SLOW_CALL = 20.0
 SLOW_READS = 0.3
 """So many of the reads take any time at all: waiting is most of what a simulation costs."""
 
+LISTINGS = ("/servers", "/volumes")
 LISTING_FAULTS = ("row_missing", "row_repeated", "empty")
 
 _process: ContextVar["Process | None"] = ContextVar("process", default=None)
@@ -146,8 +148,8 @@ class FaultyLine:
         await process.gate()
         if fault == "lost_reply":
             raise Transient(f"{call}: 502 from a proxy")
-        if fault in LISTING_FAULTS and isinstance(result, tuple):
-            return cast(T, self._distorted(fault, result))
+        if call.startswith("GET ") and call.endswith(LISTINGS) and isinstance(result, tuple):
+            return cast(T, self._distorted(call, fault, result))
         return result
 
     def _draw(self, call: str) -> str:
@@ -159,7 +161,7 @@ class FaultyLine:
             if left < 0:
                 self._world.happened[name] += 1
                 return name
-        if call.startswith("GET ") and call.endswith(("/servers", "/volumes")):
+        if call.startswith("GET ") and call.endswith(LISTINGS):
             for name in LISTING_FAULTS:
                 left -= getattr(faults, name)
                 if left < 0:
@@ -189,13 +191,17 @@ class FaultyLine:
         if fault == "rate_limited":
             raise RateLimited(f"{call}: 429")
 
-    def _distorted(self, fault: str, rows: tuple[object, ...]) -> tuple[object, ...]:
-        if fault == "empty" or not rows:
-            return ()
-        hit = self._random.randrange(len(rows))
-        if fault == "row_missing":
-            return rows[:hit] + rows[hit + 1 :]
-        return (*rows, rows[hit])
+    def _distorted(self, call: str, fault: str, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """What a listing lacks, the next one has: two that agree are the truth."""
+        lacked = self._world.lacked.pop(call, frozenset())
+        may_lack = [row for row in rows if row.id not in lacked]
+        if fault == "row_repeated" and rows:
+            return (*rows, self._random.choice(rows))
+        if fault not in ("row_missing", "empty") or not may_lack:
+            return rows
+        lacks = may_lack if fault == "empty" else [self._random.choice(may_lack)]
+        self._world.lacked[call] = frozenset(row.id for row in lacks)
+        return tuple(row for row in rows if row not in lacks)
 
 
 class _Clearml(InProcessClearml):

@@ -170,6 +170,8 @@ class World:
     Scaleway, `everything` there, `clearml key`."""
     started: dict[str, datetime] = field(default_factory=dict)
     """When each task's present or last run began: ClearML's own figure is of the first."""
+    lacked: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Ids of what the last listing of each kind and zone did not show."""
     broken: dict[Placement, None] = field(default_factory=dict)
     """Where no machine's agent ever registers now."""
     calm_since: datetime | None = None
