@@ -445,7 +445,8 @@ class Drill:
         if self.late and machine.up and self.story.entries:
             self.late = False
             caught = self.story.entries.pop(0)
-            self.caught.add(caught)
+            if caught not in self.story.memory.rescued:
+                self.caught.add(caught)
             self.story.run(name, caught)
             self.story.end(caught, "stopped")
         self._off(name)

@@ -277,6 +277,7 @@ def test_nothing_was_caught_where_nobody_can_look(status: str) -> None:
     story = powered_off()
     story.cycle()
     story.dark_zones.add(story.instances["m1"].zone)
+    story.now += minutes(2)
     story.run("m1", "t1")  # a person has started it
     if status == "stopped":
         story.end("t1", "stopped")
@@ -415,3 +416,48 @@ def test_with_memory_a_machine_never_seen_before_was_not_powered_off_by_us() -> 
     story = caught_and_forgotten("stopped", seconds(50), seconds(20))
     story.memory, story.lost_memory = Memory(planned_at=START - seconds(30)), False
     assert story.wait(minutes(5)).effects == ()
+
+
+# --- somebody started the machine again before its tasks could be looked at
+
+
+def started_again() -> Story:
+    """m1 idled out, ClearML went down, and somebody powered m1 on before it came back."""
+    story = powered_off()
+    story.clearml_down = True
+    story.cycle(reports=False)
+    story.has(registered("m1", "starting"))
+    story.cycle(reports=False)
+    story.has(registered("m1", "running"))
+    for _ in range(4):
+        story.cycle(reports=False)
+    story.clearml_down = False
+    story.report("m1")
+    return story
+
+
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_a_catch_is_found_also_on_a_machine_that_somebody_started_again(status: str) -> None:
+    story = started_again()
+    off_at = story.memory.power_offs["m1"].decided_at
+    story.ended = [task("t1", status, "m1", status_changed_at=off_at + seconds(10))]
+    made = story.cycle()
+    assert reasons(made) == ["caught_task"]
+    story.done(*made.effects)
+    assert "rescue" not in verbs(story.cycle())
+
+
+def test_what_ends_on_it_afterwards_is_no_catch() -> None:
+    story = started_again()
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    assert "rescue" not in verbs(story.wait(minutes(2)))
+
+
+def test_what_hangs_on_it_when_it_goes_off_by_itself_is_no_catch() -> None:
+    story = started_again()
+    story.enqueue("t1")
+    story.run("m1", "t1")
+    story.cycle()
+    story.has(registered("m1", "stopped"))
+    for _ in range(10):
+        assert "rescue" not in verbs(story.cycle(reports=False))

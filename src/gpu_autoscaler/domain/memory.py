@@ -137,6 +137,8 @@ class PowerOff:
     """We decided it; otherwise it died, and its queue has `on_lost: requeue`."""
     at_work_at: datetime | None = None
     """It may have been at work until then: a task that hangs on it was caught, however old."""
+    on_again: bool = False
+    """Somebody started it before its tasks could be looked at: what ends later is no catch."""
 
     @property
     def since(self) -> datetime:

@@ -64,16 +64,22 @@ def stuck_tasks(first_seen: Mapping[str, datetime], now: datetime) -> frozenset[
 
 
 def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
-    """The power-offs that happened: not those of machines that run, and are not being stopped.
+    """The power-offs that happened: not those of machines that run on, and are not being stopped.
 
-    What ends on such a machine ends for its own reasons.
+    What ends on such a machine ends for its own reasons; also once it was started again.
     """
-    running = {
-        fact.name
-        for fact in fleet.facts.values()
-        if fact.seen and fact.state in _AWAKE and f"stop:{fact.instance.id}" not in fleet.pending
-    }
-    return {name: off for name, off in fleet.memory.power_offs.items() if name not in running}
+    kept = dict(fleet.memory.power_offs)
+    for fact in fleet.facts.values():
+        off = kept.get(fact.name)
+        if off is None or not (fact.seen and fact.state in _AWAKE):
+            continue
+        if f"stop:{fact.instance.id}" in fleet.pending:
+            continue
+        if fact.memory.booted_at + fleet.world.clearml.skew > off.decided_at:
+            kept[fact.name] = replace(off, on_again=True)
+        else:
+            del kept[fact.name]
+    return kept
 
 
 def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
@@ -116,7 +122,7 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
         off = fleet.memory.power_offs.get(name)
         if off is None or not _caught(fleet, off, task, states.get(name, S.GONE)):
             continue
-        if _perhaps_on(fleet, name):
+        if not off.on_again and _perhaps_on(fleet, name):
             fleet.withheld.add(name)
         elif not off.ours:
             lost.requeue(fleet, off, task)
@@ -164,9 +170,11 @@ def _caught(fleet: Fleet, off: PowerOff, task: Task, state: S) -> bool:
         # while the machine is on, whatever ended there ended by itself; but what ends on a silent
         # one that nobody powered off was given up by ClearML
         by_itself = state in (ON if off.ours else _AWAKE)
+        if off.on_again:
+            by_itself = changed_at > off.decided_at + GOING_OFF
         return not (early or by_itself or task.id in off.known_ended)
     down = state in _DOWN or (state is S.STOPPED_IN_PLACE and not off.ours)
-    hangs = task.status is TaskStatus.IN_PROGRESS and down
+    hangs = task.status is TaskStatus.IN_PROGRESS and down and not off.on_again
     long_enough = fleet.clearml_now - off.decided_at >= HANGING_AFTER
     return hangs and long_enough and (off.at_work_at is not None or not early)
 

@@ -28,9 +28,8 @@ CLOCK_MARGIN = timedelta(seconds=5)
 counts whole seconds. Safe: what we stop had no task for far longer."""
 
 GOING_OFF = timedelta(seconds=110)
-"""Before an instance is seen to be off, its tasks may have ended: the shutdown of a GPU machine,
-and a listing that is late. Shorter than the grace after a task, so that what ended before we
-decided anything is not meant."""
+"""From the decision to power an instance off until its last task has ended and listings show it
+off. Shorter than the grace after a task: what ended before that decision is not meant."""
 
 HANGING_AFTER = timedelta(seconds=90)
 """A task still in progress so long after its machine was powered off runs nowhere."""
