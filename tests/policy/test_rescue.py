@@ -21,12 +21,12 @@ from tests.policy.worlds import (
 )
 
 
-def powered_off() -> Story:
-    """m1 idled out and is down."""
+def powered_off(failure: Failure | None = None) -> Story:
+    """m1 idled out and is down, whatever we were told of it."""
     story = idle_story("m1")
     made = story.wait(minutes(60))
     assert verbs(made) == ["stop"]
-    story.done(*made.effects)
+    story.done(*made.effects, failure=failure)
     story.now += seconds(20)
     story.has(registered("m1", "stopped"))
     story.workers.clear()
@@ -287,8 +287,15 @@ def test_nothing_was_caught_where_nobody_can_look(status: str) -> None:
     assert not story.wait(minutes(5)).effects
 
 
-def test_what_was_caught_is_put_back_when_the_zone_answers_again() -> None:
+def test_what_was_caught_is_put_back_at_once_where_the_power_off_was_accepted() -> None:
     story = powered_off()
+    story.dark_zones.add(story.instances["m1"].zone)
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
+    assert reasons(story.cycle()) == ["caught_task"]
+
+
+def test_what_was_caught_is_put_back_when_the_zone_answers_again() -> None:
+    story = powered_off(Failure.TRANSIENT)
     story.dark_zones.add(story.instances["m1"].zone)
     story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
     assert not story.wait(minutes(30)).effects
@@ -355,7 +362,7 @@ def test_after_a_month_it_may_go_back_again() -> None:
 
 
 def test_a_machine_that_is_heard_of_is_not_started_while_a_task_of_it_is_withheld() -> None:
-    story = powered_off()
+    story = powered_off(Failure.TRANSIENT)
     story.cycle()
     story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
     story.enqueue("t2")
@@ -447,6 +454,14 @@ def test_a_catch_is_found_also_on_a_machine_that_somebody_started_again(status: 
     assert "rescue" not in verbs(story.cycle())
 
 
+@pytest.mark.parametrize(("after", "rescued"), [(seconds(110), True), (seconds(111), False)])
+def test_what_ended_while_the_power_went_was_caught(after: timedelta, rescued: bool) -> None:
+    story = started_again()
+    off_at = story.memory.power_offs["m1"].decided_at
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=off_at + after)]
+    assert ("rescue" in verbs(story.cycle())) is rescued
+
+
 def test_what_ends_on_it_afterwards_is_no_catch() -> None:
     story = started_again()
     story.ended = [task("t1", "stopped", "m1", status_changed_at=story.now)]
@@ -459,5 +474,20 @@ def test_what_hangs_on_it_when_it_goes_off_by_itself_is_no_catch() -> None:
     story.run("m1", "t1")
     story.cycle()
     story.has(registered("m1", "stopped"))
+    story.workers.clear()
     for _ in range(10):
         assert "rescue" not in verbs(story.cycle(reports=False))
+
+
+def test_a_popped_task_that_was_put_back_counts_anew() -> None:
+    story = Story()
+    story.enqueue("t1")
+    story.has(registered())
+    story.report(registered().name)
+    story.cycle()
+    story.entries.clear()
+    made = story.wait(minutes(5))
+    assert reasons(made) == ["popped_task"]
+    story.done(*made.effects)  # and another agent pulls it before the next look
+    assert not story.wait(seconds(150)).effects
+    assert reasons(story.wait(seconds(60))) == ["popped_task"]

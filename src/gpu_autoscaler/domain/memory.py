@@ -137,8 +137,8 @@ class PowerOff:
     """We decided it; otherwise it died, and its queue has `on_lost: requeue`."""
     at_work_at: datetime | None = None
     """It may have been at work until then: a task that hangs on it was caught, however old."""
-    on_again: bool = False
-    """Somebody started it before its tasks could be looked at: what ends later is no catch."""
+    accepted: bool = False
+    """Scaleway took our power-off: what ended then was caught, also if it was started again."""
 
     @property
     def since(self) -> datetime:
@@ -193,7 +193,9 @@ class Memory:
     volumes_listed_at: datetime | None = None
     unauthorized_since: datetime | None = None
     begun_at: datetime | None = None
-    """When it began empty: what was done shortly before, no listing may show yet."""
+    """When this daemon, or its memory, began: what was done before, no listing may show yet."""
+    forgot_at: datetime | None = None
+    """When a daemon found no memory at all: what was powered off before, it may have been by us."""
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
     was none yet; -2: two agreed), until two agree for all; None when nothing is left to confirm."""

@@ -16,7 +16,7 @@ from gpu_autoscaler.domain.effects import (
     StartInstance,
     StopInstance,
 )
-from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending, Requeue
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending, PowerOff, Requeue
 from gpu_autoscaler.policy.settings import FAILED_EFFECT_PAUSE, START_SETTLE
 from gpu_autoscaler.policy.stock import Backoffs
 
@@ -35,9 +35,9 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     unauthorized_since = _unauthorized_since(world, memory, now)
     pending = dict(memory.pending)
     instances = dict(memory.instances)
-    power_offs = dict(memory.power_offs)
-    rescued, requeued = dict(memory.rescued), dict(memory.requeued)
-    popped_back = dict(memory.popped_back)
+    power_offs, rescued = dict(memory.power_offs), dict(memory.rescued)
+    requeued = dict(memory.requeued)
+    popped, popped_back = dict(memory.popped), dict(memory.popped_back)
     counts = {Reason.LOST_TASK: requeued, Reason.POPPED_TASK: popped_back}
     for outcome in world.outcomes:
         effect = outcome.effect
@@ -50,17 +50,19 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
             case StartInstance() if outcome.failure is None:
                 _accepted(instances, effect.instance.id, outcome.at)
                 power_offs.pop(effect.instance.name, None)
-            case CreateInstance() if outcome.failure is None:
-                for server_id, known in instances.items():
-                    if known.last_seen.name == effect.order.name:
-                        _accepted(instances, server_id, outcome.at)
-            case StopInstance() if outcome.failure is Failure.GUARD:
-                power_offs.pop(effect.instance.name, None)
-                _stop_refused(instances, effect.instance.id)
+            case CreateInstance(order=order) if outcome.failure is None:
+                named = (k for k, each in instances.items() if each.last_seen.name == order.name)
+                _accepted(instances, next(named, ""), outcome.at)
+            case StopInstance(instance=instance) if outcome.failure is Failure.GUARD:
+                power_offs.pop(instance.name, None)
+                _stop_refused(instances, instance.id)
+            case StopInstance(instance=instance) if outcome.failure is None:
+                _stop_accepted(power_offs, instance.name)
             case RescueTask(reason=Reason.CAUGHT_TASK) if outcome.failure is None:
                 rescued[effect.task.id] = outcome.at
             case RescueTask() if outcome.failure is None:
                 _count(counts[effect.reason], effect.task.id, outcome.at)
+                popped.pop(effect.task.id, None)  # if it is again, an agent has just pulled it
             case _:
                 pass
     return Learned(
@@ -71,6 +73,7 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
             power_offs=power_offs,
             rescued=rescued,
             requeued=requeued,
+            popped=popped,
             popped_back=popped_back,
             unauthorized_since=unauthorized_since,
         ),
@@ -164,6 +167,12 @@ def _accepted(instances: dict[str, InstanceMemory], server_id: str, at: datetime
         instances[server_id] = replace(
             known, start_accepted_at=at, stop_decided_at=None, delete_when_stopped=False
         )
+
+
+def _stop_accepted(power_offs: dict[str, PowerOff], name: str) -> None:
+    off = power_offs.get(name)
+    if off is not None:
+        power_offs[name] = replace(off, accepted=True)
 
 
 def _stop_refused(instances: dict[str, InstanceMemory], server_id: str) -> None:

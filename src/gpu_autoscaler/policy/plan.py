@@ -17,11 +17,11 @@ from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeu
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
 from gpu_autoscaler.policy import cleanup, launch, lost, quarantine, rescue, stop
 from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.clocks import turned_back
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.settings import RETIRED_FOR
 from gpu_autoscaler.policy.state import ON, Fact, Join
-from gpu_autoscaler.policy.turned_back import turned_back
 
 _RESCUED_FOR = timedelta(days=30)
 """How long a task that was put back is remembered, so that it is not put back for ever."""
@@ -32,7 +32,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     memory = turned_back(memory, now)
     if world.lost_memory:
         unseen = dict.fromkeys(config.queues, launch.UNSEEN)
-        memory = replace(memory, begun_at=now, unconfirmed_need=unseen)
+        memory = replace(memory, begun_at=now, forgot_at=now, unconfirmed_need=unseen)
     elif memory.unconfirmed_need == {}:
         # its last holder has ended long enough ago for every listing to show what it did
         memory = replace(memory, begun_at=now - LISTING_LAG)

@@ -64,22 +64,17 @@ def stuck_tasks(first_seen: Mapping[str, datetime], now: datetime) -> frozenset[
 
 
 def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
-    """The power-offs that happened: not those of machines that run on, and are not being stopped.
+    """The power-offs that happened: not those of machines that run, and are not being stopped.
 
-    What ends on such a machine ends for its own reasons; also once it was started again.
+    What ends on such a machine ends for its own reasons.
     """
-    kept = dict(fleet.memory.power_offs)
-    for fact in fleet.facts.values():
-        off = kept.get(fact.name)
-        if off is None or not (fact.seen and fact.state in _AWAKE):
-            continue
-        if f"stop:{fact.instance.id}" in fleet.pending:
-            continue
-        if fact.memory.booted_at + fleet.world.clearml.skew > off.decided_at:
-            kept[fact.name] = replace(off, on_again=True)
-        else:
-            del kept[fact.name]
-    return kept
+    running = {
+        fact.name
+        for fact in fleet.facts.values()
+        if fact.seen and fact.state in _AWAKE and f"stop:{fact.instance.id}" not in fleet.pending
+    }
+    offs = fleet.memory.power_offs.items()
+    return {name: off for name, off in offs if off.accepted or name not in running}
 
 
 def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
@@ -88,18 +83,19 @@ def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
     Memory was lost, and with it what we were about to stop. A task that a person's power-off ended
     right before may go back too: run once more is better than never.
     """
-    begun, found = fleet.memory.begun_at, dict[str, PowerOff]()
-    if begun is None:
+    forgot_at, found = fleet.memory.forgot_at, dict[str, PowerOff]()
+    if forgot_at is None:
         return found
     # what was first seen then may have been the past: as if it was not seen
-    old_sight = fleet.now - begun <= 2 * LISTING_LAG + fleet.config.poll_interval
+    old_sight = fleet.now - forgot_at <= 2 * LISTING_LAG + fleet.config.poll_interval
     for server_id, fact in fleet.facts.items():
         known = fleet.memory.instances.get(server_id)
         seen_on = known is not None and known.state in ON and known.stop_decided_at is None
         if not fact.seen or fact.state not in (S.STOPPING, S.STOPPED):
             continue
-        if known is None or (seen_on and old_sight):
-            went_off = fact.instance.modified_at if known is None else fleet.clearml_now
+        went_off = fact.instance.modified_at if known is None else fleet.clearml_now
+        lately = fleet.clearml_now - went_off < RESCUE_WATCH
+        if lately and (known is None or (seen_on and old_sight)):
             found[fact.name] = PowerOff(fact.instance.queue, went_off - GOING_OFF)
     return found
 
@@ -122,7 +118,7 @@ def rescue_all(fleet: Fleet, popped: Popped) -> None:
         off = fleet.memory.power_offs.get(name)
         if off is None or not _caught(fleet, off, task, states.get(name, S.GONE)):
             continue
-        if not off.on_again and _perhaps_on(fleet, name):
+        if not _surely(fleet, off, task) and _perhaps_on(fleet, name):
             fleet.withheld.add(name)
         elif not off.ours:
             lost.requeue(fleet, off, task)
@@ -162,21 +158,27 @@ def _put_back_before(fleet: Fleet, task: Task) -> int:
 
 
 def _caught(fleet: Fleet, off: PowerOff, task: Task, state: S) -> bool:
-    if task.stop_requested or task.status is TaskStatus.COMPLETED:
+    if task.stop_requested or task.status is TaskStatus.COMPLETED or task.id in off.known_ended:
         return False
     changed_at = task.status_changed_at + fleet.world.clearml.skew
     early = changed_at < off.since - CLOCK_MARGIN
     if task.status.ended:
         # while the machine is on, whatever ended there ended by itself; but what ends on a silent
         # one that nobody powered off was given up by ClearML
-        by_itself = state in (ON if off.ours else _AWAKE)
-        if off.on_again:
-            by_itself = changed_at > off.decided_at + GOING_OFF
-        return not (early or by_itself or task.id in off.known_ended)
+        by_itself = state in (ON if off.ours else _AWAKE) and not _surely(fleet, off, task)
+        return not (early or by_itself)
     down = state in _DOWN or (state is S.STOPPED_IN_PLACE and not off.ours)
-    hangs = task.status is TaskStatus.IN_PROGRESS and down and not off.on_again
+    hangs = task.status is TaskStatus.IN_PROGRESS and down
+    if off.accepted and changed_at > off.decided_at + GOING_OFF:
+        hangs = False  # somebody had started it again
     long_enough = fleet.clearml_now - off.decided_at >= HANGING_AFTER
     return hangs and long_enough and (off.at_work_at is not None or not early)
+
+
+def _surely(fleet: Fleet, off: PowerOff, task: Task) -> bool:
+    """Whether it ended while the power went, whatever became of the machine since."""
+    ended_at = task.status_changed_at + fleet.world.clearml.skew
+    return off.accepted and task.status.ended and ended_at <= off.decided_at + GOING_OFF
 
 
 def _perhaps_on(fleet: Fleet, machine: str) -> bool:

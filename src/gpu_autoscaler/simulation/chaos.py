@@ -49,6 +49,7 @@ class Chaos:
         self._world = world
         self._random = world.random("chaos")
         self._removed: dict[str, QueueConfig] = {}
+        self._event = ""
         self.events = self._drawn(hours)
 
     def _drawn(self, hours: float) -> list[Event]:
@@ -66,6 +67,7 @@ class Chaos:
             ahead = begun + event.at - self._world.clock.monotonic()
             if ahead > 0:
                 await self._world.clock.sleep(ahead)
+            self._event = event.name
             # what people and machines do may not be possible just then
             with contextlib.suppress(ScalewayError, RefusedError):
                 if getattr(self, event.name)() is not False:
@@ -356,7 +358,7 @@ class Chaos:
         if not found:
             return False
         server = self._random.choice(found)
-        self._say(f"{server.name} is hit")
+        self._say(f"{self._event.replace('_', ' ')}: {server.name}")
         deed(server)
         return None
 

@@ -28,8 +28,10 @@ class Fate:
     aborted_at: datetime | None = None
     deaths: list[datetime] = field(default_factory=list)
     """When its machine, or its agent, died under it by no doing of ours."""
-    caught: bool = False
-    """A power-off of ours hit it."""
+    caught_at: datetime | None = None
+    """A power-off of ours hit it then,"""
+    caught_on: str = ""
+    """on this machine."""
     eaten: bool = False
     """It failed on a machine that fails everything."""
 
@@ -50,10 +52,10 @@ class Fates:
         if (fate := self.all.get(task_id)) is not None:
             fate.aborted_at = self._world.clock.now()
 
-    def caught(self, task_id: str) -> None:
+    def caught(self, task_id: str, machine: str) -> None:
         """A daemon powered its machine off, which it pulled it from right before."""
         if (fate := self.all.get(task_id)) is not None:
-            fate.caught = True
+            fate.caught_at, fate.caught_on = self._world.clock.now(), machine
 
     def died(self, task_id: str) -> None:
         """It lost its machine or its agent."""
@@ -75,8 +77,10 @@ class Fates:
             return f"task {task.id} is put back while it runs"
         if task.status == "completed":
             return f"task {task.id} is put back though it completed"
-        now = self._world.clock.now()
-        if fate and fate.aborted_at and now - fate.aborted_at > UNDER_WAY:
+        aborted_at, forgot_at = fate and fate.aborted_at, self._world.forgot_at
+        # an abort that was not obeyed before the power went stands in the memory alone
+        forgotten = aborted_at and forgot_at and forgot_at > aborted_at
+        if aborted_at and not forgotten and self._world.clock.now() - aborted_at > UNDER_WAY:
             return f"task {task.id} is put back though a person aborted it"
         return None
 
@@ -97,4 +101,8 @@ class Fates:
         # who forgot what was on a machine, or was told that its queue is no more, leaves it
         happened = self._world.happened
         knows = not happened["memory_lost"] and not happened["queue_removed"]
+        # nobody can know of a power-off that is forgotten, and that somebody has undone since
+        caught_at, forgot_at = fate.caught_at, self._world.forgot_at
+        if caught_at and forgot_at and forgot_at > caught_at:
+            return fate.caught_on in self._world.watch.undone or bool(fate.deaths)
         return bool(fate.deaths) and not (requeued and knows)

@@ -79,6 +79,8 @@ class Watch:
         self._listed: frozenset[str] = frozenset()
         """Names of the instances that the last cycle saw."""
         self._people_started: list[datetime] = []
+        self.undone: set[str] = set()
+        """Machines that people have powered on, or deleted, since we powered them off."""
         self._kept_since: dict[str, datetime] = {}
         self._protected_since: dict[str, datetime] = {}
 
@@ -134,6 +136,7 @@ class Watch:
     def acting(self, server: Server, action: str) -> None:
         """Somebody powers a server on or off, or terminates it."""
         if self._world.actor is None:
+            self.undone.add(server.name)
             if action == "poweron":
                 self._people_started.append(self._world.clock.now())
             return
@@ -149,6 +152,7 @@ class Watch:
     def deleting(self, server: Server) -> None:
         """Somebody deletes a stopped server."""
         if self._world.actor is None:
+            self.undone.add(server.name)
             return
         self._may_touch(server, "delete")
         self._removing(server)
@@ -167,7 +171,8 @@ class Watch:
             return
         if self._world.actor is not None:
             self.caught += 1
-            self._world.fates.caught(task_id)
+            self.undone.discard(server.name)
+            self._world.fates.caught(task_id, server.name)
             self.say(f"the power-off of {server.name} catches {task_id}")
         elif run is not None:
             self.say(f"task {task_id} loses its machine {server.name}, by no doing of ours")

@@ -30,6 +30,8 @@ STOPPED_LATE = timedelta(seconds=75)
 """Two cycles and the calls in them, beyond the idle timeout."""
 UNHEALTHY_STOPPED_WITHIN = timedelta(hours=1, minutes=30)
 """Machines without a living agent: lost, stale, held for an outage."""
+LAST_LOOK_WITHIN = timedelta(minutes=6)
+"""A daemon that starts when all is well has the lease, and has put back what it found, by then."""
 GONE_LATE = timedelta(minutes=15)
 """A removal with one failure, beyond the retention."""
 
@@ -154,7 +156,9 @@ class _Play:
 
         calm_since = world.clock.now()
         await self._until(
-            lambda: not open_tasks(), TASKS_END_WITHIN, lambda: f"never end: {open_tasks()}"
+            lambda: not open_tasks() and world.calm_for >= LAST_LOOK_WITHIN,
+            TASKS_END_WITHIN,
+            lambda: f"never end: {open_tasks()}",
         )
 
         def rest() -> bool:

@@ -176,6 +176,8 @@ class World:
     """Where no machine's agent ever registers now."""
     calm_since: datetime | None = None
     """From then on nothing goes wrong any more."""
+    forgot_at: datetime | None = None
+    """When a daemon's memory was lost last."""
     actor: Daemon | None = None
     """Whose call takes effect right now; None: people, machines, Scaleway itself."""
     daemons: list[Daemon] = field(default_factory=list)
@@ -259,6 +261,7 @@ class World:
 
     def acting(self, daemon: Daemon, take_effect: Callable[[], T]) -> T:
         """A daemon's call takes effect."""
+        self.timeline.advance()  # what was due before is not this daemon's doing
         self.actor = daemon
         try:
             return take_effect()
@@ -333,6 +336,7 @@ class World:
     def forget(self) -> None:
         """Nothing is left of what the daemon knew."""
         self.bucket.blob, self.on_disk = None, b""
+        self.forgot_at = self.clock.now()
 
     def call_later(self, seconds: float, event: Callable[[], object]) -> None:
         """Something happens by itself."""

@@ -1,7 +1,7 @@
-"""When the clock was set back: nothing remembered may lie in the future.
+"""When the clock was set, or the next daemon's is another: what is remembered, by the present one.
 
 A machine whose boot seems to begin in ten minutes would have no reports until then, and be taken
-for one that never registered.
+for one that never registered; a launch that seems to be long over would be made a second time.
 """
 
 from dataclasses import fields, is_dataclass, replace
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from gpu_autoscaler.domain.memory import Memory, PowerOff
+from gpu_autoscaler.policy.settings import START_SETTLE
 
 T = TypeVar("T")
 
@@ -17,6 +18,16 @@ _ENDS = frozenset({"expires_at", "until"})
 
 _BY_CLEARML = frozenset({"fast_failures", "failures_from"})
 """By ClearML's clock, which was not set back."""
+
+
+def by_another_clock(memory: Memory, now: datetime) -> Memory:
+    """The same memory, in which nothing under way is over before every listing shows it."""
+    soonest = now + START_SETTLE
+    pending = {
+        key: replace(each, expires_at=max(each.expires_at, soonest))
+        for key, each in memory.pending.items()
+    }
+    return replace(memory, pending=pending)
 
 
 def turned_back(memory: Memory, now: datetime) -> Memory:

@@ -9,7 +9,7 @@ import pytest
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import Placement
-from gpu_autoscaler.policy.turned_back import turned_back
+from gpu_autoscaler.policy.clocks import turned_back
 from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
 
 HERE = Placement(TYPE, ZONE)
