@@ -1,4 +1,4 @@
-"""When the clock was set back, nothing remembered lies in the future."""
+"""Whatever became of the clock: nothing remembered lies in the future, no launch is forgotten."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,8 +9,8 @@ import pytest
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import Placement
-from gpu_autoscaler.policy.clocks import turned_back
-from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
+from gpu_autoscaler.policy.clocks import by_another_clock, turned_back
+from tests.policy.worlds import QUEUE, SPEC, START, TYPE, ZONE, known, minutes, seconds
 
 HERE = Placement(TYPE, ZONE)
 BEFORE = START - minutes(20)
@@ -69,3 +69,13 @@ def test_so_are_failures() -> None:
     memory = replace(remembered(START), instances={"id-m1": known(**times)})
     seen = turned_back(memory, START - minutes(5)).instances["id-m1"]
     assert (seen.fast_failures, seen.failures_from) == ((BEFORE, START), START)
+
+
+@pytest.mark.parametrize(("left", "then"), [(-5, 60), (59, 60), (61, 61)])
+def test_by_another_clock_nothing_under_way_is_over_before_listings_show_it(
+    left: float, then: float
+) -> None:
+    each = Pending("create:m1", "m1", BEFORE, START + seconds(left), QUEUE, HERE, done=True)
+    memory = replace(remembered(START), pending={each.key: each})
+    kept = replace(each, expires_at=START + seconds(then))
+    assert by_another_clock(memory, START) == replace(memory, pending={each.key: kept})

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -10,14 +11,24 @@ from structlog.testing import capture_logs
 
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
-from gpu_autoscaler.domain.memory import Kept, Memory
-from gpu_autoscaler.domain.model import Entry, Queue
+from gpu_autoscaler.domain.memory import Kept, Memory, Pending
+from gpu_autoscaler.domain.model import Entry, Placement, Queue
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, run_virtual
 from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.record import Recorder
-from tests.policy.worlds import QUEUE, QUEUE_ID, config, minutes, registered, seconds, task
+from tests.policy.worlds import (
+    QUEUE,
+    QUEUE_ID,
+    TYPE,
+    ZONE,
+    config,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
 from tests.runtime.fakes import FakeClearml, FakeScaleway, Wire
 from tests.runtime.test_execute import create, stop
 from tests.runtime.world import FixedConfig, PlainBootstrap
@@ -25,6 +36,15 @@ from tests.runtime.world import FixedConfig, PlainBootstrap
 T = TypeVar("T")
 NOW = VIRTUAL_START
 BEFORE = Memory(planned_at=NOW - seconds(30))
+
+
+class SetClock(LoopClock):
+    """Somebody sets it forward."""
+
+    ahead = seconds(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.ahead
 
 
 class ToldLease:
@@ -62,7 +82,7 @@ class Site:
     """One daemon over fakes."""
 
     def __init__(self) -> None:
-        self.clock = LoopClock()
+        self.clock = SetClock()
         self.wire = Wire(self.clock)
         self.clearml, self.scaleway = FakeClearml(self.wire), FakeScaleway(self.wire)
         self.store = ToldLease(self.clock)
@@ -144,6 +164,43 @@ def test_the_memory_of_a_dead_one_is_confirmed_before_the_first_launch() -> None
         await site.loop.prepare()
         assert not (await site.loop.cycle()).plan.effects
         assert [e.verb for e in (await site.loop.cycle()).plan.effects] == ["create"]
+
+    at(run)
+
+
+def created(until: float) -> Memory:
+    """A creation was accepted, no listing shows it, and it counts for so many seconds more."""
+    there = Placement(TYPE, ZONE)
+    end = NOW + seconds(until)
+    one = Pending("create:m1", "m1", NOW - seconds(60), end, QUEUE, there, done=True)
+    return replace(BEFORE, pending={one.key: one})
+
+
+@pytest.mark.parametrize("until", [-600, 600])
+def test_what_another_one_launched_counts_whatever_its_clock_said(until: float) -> None:
+    async def run(site: Site) -> None:
+        site.waits()
+        site.store.kept = Kept(created(until))
+        await site.loop.prepare()
+        assert not (await site.loop.cycle()).plan.effects
+        await site.clock.sleep(30)
+        assert not (await site.loop.cycle()).plan.effects
+
+    at(run)
+
+
+@pytest.mark.parametrize(("ahead", "launches"), [(600, 0), (0, 1)])
+def test_a_clock_that_is_set_forward_ends_no_launch_early(ahead: float, launches: int) -> None:
+    async def run(site: Site) -> None:
+        site.store.kept = Kept(created(61))
+        await site.loop.prepare()
+        await site.loop.cycle()
+        site.waits()
+        site.clock.ahead = seconds(ahead)
+        await site.clock.sleep(62 if launches else 1)
+        await site.loop.cycle()  # it may be that only a listing lacked it
+        await site.clock.sleep(30)
+        assert len((await site.loop.cycle()).plan.effects) == launches
 
     at(run)
 
