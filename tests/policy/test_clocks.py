@@ -71,11 +71,12 @@ def test_so_are_failures() -> None:
     assert (seen.fast_failures, seen.failures_from) == ((BEFORE, START), START)
 
 
-@pytest.mark.parametrize(("left", "then"), [(-5, 60), (59, 60), (61, 61)])
+@pytest.mark.parametrize(("left", "moved"), [(-5, 65), (59, 1), (61, 0)])
 def test_by_another_clock_nothing_under_way_is_over_before_listings_show_it(
-    left: float, then: float
+    left: float, moved: float
 ) -> None:
     each = Pending("create:m1", "m1", BEFORE, START + seconds(left), QUEUE, HERE, done=True)
     memory = replace(remembered(START), pending={each.key: each})
-    kept = replace(each, expires_at=START + seconds(then))
+    end = START + seconds(left + moved)
+    kept = replace(each, decided_at=BEFORE + seconds(moved), expires_at=end)
     assert by_another_clock(memory, START) == replace(memory, pending={each.key: kept})

@@ -22,11 +22,12 @@ _BY_CLEARML = frozenset({"fast_failures", "failures_from"})
 
 def by_another_clock(memory: Memory, now: datetime) -> Memory:
     """The same memory, in which nothing under way is over before every listing shows it."""
-    soonest = now + START_SETTLE
-    pending = {
-        key: replace(each, expires_at=max(each.expires_at, soonest))
-        for key, each in memory.pending.items()
-    }
+    pending = dict(memory.pending)
+    for key, each in pending.items():
+        later = now + START_SETTLE - each.expires_at
+        if later > timedelta(0):
+            decided_at, expires_at = each.decided_at + later, each.expires_at + later
+            pending[key] = replace(each, decided_at=decided_at, expires_at=expires_at)
     return replace(memory, pending=pending)
 
 
