@@ -94,7 +94,7 @@ def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
         if not fact.seen or fact.state not in (S.STOPPING, S.STOPPED):
             continue
         went_off = fact.instance.modified_at if known is None else fleet.clearml_now
-        lately = fleet.clearml_now - went_off < RESCUE_WATCH
+        lately = forgot_at + fleet.world.clearml.skew - went_off < RESCUE_WATCH
         if lately and (known is None or (seen_on and old_sight)):
             found[fact.name] = PowerOff(fact.instance.queue, went_off - GOING_OFF)
     return found

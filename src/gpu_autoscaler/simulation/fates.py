@@ -18,6 +18,11 @@ UNDER_WAY = timedelta(minutes=12)
 longest pause of the daemon, and the age of what it was decided on."""
 
 
+FORGOTTEN_LATE = timedelta(minutes=3)
+"""So long after a power-off its memory may be lost and it is still believed to be ours: a quarter
+of an hour, less the restart and what a clock is wrong by."""
+
+
 @dataclass(slots=True)
 class Fate:
     """One task's."""
@@ -101,8 +106,9 @@ class Fates:
         # who forgot what was on a machine, or was told that its queue is no more, leaves it
         happened = self._world.happened
         knows = not happened["memory_lost"] and not happened["queue_removed"]
-        # nobody can know of a power-off that is forgotten, and that somebody has undone since
+        # nobody can know of a power-off that is forgotten, and long ago or undone since
         caught_at, forgot_at = fate.caught_at, self._world.forgot_at
         if caught_at and forgot_at and forgot_at > caught_at:
-            return fate.caught_on in self._world.watch.undone or bool(fate.deaths)
+            late = forgot_at - caught_at > FORGOTTEN_LATE
+            return late or fate.caught_on in self._world.watch.undone or bool(fate.deaths)
         return bool(fate.deaths) and not (requeued and knows)
