@@ -10,6 +10,8 @@ PROVISIONING_TAG = "phase=provisioning"
 REGISTERED_TAG = "registered"
 QUARANTINED_TAG = "quarantined"
 """On a black hole, so that it survives a loss of memory; a person releases it by removing this."""
+PAUSE_TAG = "force_workers:off"
+"""On a ClearML queue: no agent pulls from it, from its next poll on."""
 KEEP_TAG = "keep"
 """`keep` alone, or `keep=<UTC time>`: hands off until then (set by a person or by the API)."""
 

@@ -1,7 +1,7 @@
 """The one loop: observe, decide, act, record; every poll interval, or at once when woken."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import LISTING_LAG
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.requests import Answer, Request
 from gpu_autoscaler.policy.clocks import by_another_clock
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
@@ -95,6 +96,8 @@ class Loop:
         self._force: tuple[Config, Bootstrap] | None = None
         self._looked: tuple[datetime, float] | None = None
         """At the last cycle from this memory: the wall clock, and the other one in seconds."""
+        self._asked: list[tuple[Request, asyncio.Future[Answer]]] = []
+        """What operators want, and the answers that they wait for."""
         self.last: Cycle | None = None
 
     def last_finished_at(self) -> datetime | None:
@@ -104,6 +107,13 @@ class Loop:
     def wake(self) -> None:
         """Start the next cycle as soon as possible."""
         self._wake.set()
+
+    async def ask(self, request: Request) -> Answer:
+        """Let the next cycle, which begins at once, obey this request; what it says to it."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked.append((request, answer))
+        self.wake()
+        return await answer
 
     def stop(self) -> None:
         """Decide nothing more: the cycle under way is the last one."""
@@ -216,6 +226,8 @@ class Loop:
                     in_flight=self._executor.in_flight(),
                 )
             )
+            asked = tuple(self._asked) if self.leads else ()
+            world = replace(world, requests=tuple(request for request, _ in asked))
             now = self._clock.now()
             made = plan(world, memory, config, now)
             stored = self._leads and await self._kept(made.memory)
@@ -236,9 +248,26 @@ class Loop:
             # without a lease nothing is begun, nor what could not be remembered on a disk: a
             # crash would double or leak it
             self._executor.put_back(outcomes)
+        self._answer(asked, made.answers, acts=acts)
         self.last = Cycle(self._clock.now(), world, made, config, acts)
         self._on_cycle(self.last)
         return self.last
+
+    def _answer(
+        self,
+        asked: Sequence[tuple[Request, asyncio.Future[Answer]]],
+        answers: Sequence[Answer],
+        *,
+        acts: bool,
+    ) -> None:
+        """Tell who asked; who does not lead can only say so."""
+        if not acts:
+            nobody = "this daemon does not lead, and may not act: ask again in a minute"
+            asked, answers = self._asked, [Answer(r, False, nobody) for r, _ in self._asked]
+        for (_, waiting), answer in zip(asked, answers, strict=True):
+            if not waiting.done():  # else nobody waits any more
+                waiting.set_result(answer)
+        self._asked = self._asked[len(asked) :]
 
     def _by_our_clock(self, memory: Memory) -> Memory:
         """Mended where our wall clock was set, or where another daemon's wrote it."""

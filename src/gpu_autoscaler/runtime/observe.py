@@ -27,6 +27,7 @@ READ_DEADLINE = timedelta(seconds=25)
 """For all reads of one service in a cycle: under the poll interval, retries included."""
 
 PRICES_KEPT = timedelta(hours=24)
+PRICES_RETRIED = timedelta(minutes=10)
 
 _SKEW_IGNORED = timedelta(seconds=2)
 """The `Date` header counts whole seconds."""
@@ -38,7 +39,7 @@ class Observer:
     def __init__(self, clearml: Clearml, scaleway: Scaleway, clock: Clock) -> None:
         self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
         self._prices: dict[str, float] = {}
-        self._priced_at: datetime | None = None
+        self._prices_due: datetime | None = None
 
     async def observe(
         self,
@@ -153,18 +154,16 @@ class Observer:
         return frozenset(each for each, exists in zip(missing, there, strict=True) if not exists)
 
     async def _prices_of(self, config: Config) -> dict[str, float]:
-        """Prices change rarely: read once a day, and only where a bound needs them."""
-        if config.max_eur_per_hour is None:
-            return {}
+        """Prices change rarely: read once a day, and not at once again where they are refused."""
         now = self._clock.now()
-        if self._priced_at is None or now - self._priced_at > PRICES_KEPT:
+        if self._prices_due is None or now >= self._prices_due:
             found = await asyncio.gather(
                 *(_or_error(self._scaleway.prices(zone)) for zone in config.zones)
             )
             for prices, _ in found:
                 self._prices |= prices or {}
-            if all(prices is not None for prices, _ in found):
-                self._priced_at = now
+            complete = all(prices is not None for prices, _ in found)
+            self._prices_due = now + (PRICES_KEPT if complete else PRICES_RETRIED)
         return self._prices
 
 
