@@ -112,7 +112,7 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
     for fact in idle:
         since = fact.memory.idle_since or fleet.now
         idle_for = fleet.now - since
-        timeout = GRACE_AFTER_TASK if excess > 0 else _idle_timeout(queue, fact)
+        timeout = GRACE_AFTER_TASK if excess > 0 else idle_timeout(queue, fact.memory)
         if idle_for < timeout:
             left = format_duration(timeout - idle_for)
             verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
@@ -148,11 +148,12 @@ def _excess(fleet: Fleet, name: str, queue: QueueConfig | None) -> int:
     return own if most is None else max(own, fleet.staying() - most)
 
 
-def _idle_timeout(queue: QueueConfig | None, fact: Fact) -> timedelta:
+def idle_timeout(queue: QueueConfig | None, memory: InstanceMemory) -> timedelta:
+    """How long an instance idles before it is powered off."""
     if queue is None:
         return GRACE_AFTER_TASK
     timeout = queue.idle_timeout
-    if fact.memory.last_task_status is TaskStatus.COMPLETED and queue.idle_timeout_after_success:
+    if memory.last_task_status is TaskStatus.COMPLETED and queue.idle_timeout_after_success:
         timeout = queue.idle_timeout_after_success
     return max(timeout, GRACE_AFTER_TASK)
 
