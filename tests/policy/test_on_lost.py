@@ -425,3 +425,24 @@ def test_a_death_is_timed_by_the_clock_of_its_tasks(skew: timedelta) -> None:
     assert (off.at_work_at, off.decided_at) == (worked_at + skew, story.now + skew)
     assert len(outcome(story, WATCHED - minutes(1))) == 1
     assert story.memory.power_offs == {}
+
+
+def test_one_that_was_stopped_once_and_started_again_dies_by_itself_all_the_same() -> None:
+    story = busy()
+    story.end("t1")
+    made = story.wait(minutes(60))
+    assert verbs(made) == ["stop"]
+    story.done(*made.effects)
+    for state in ("stopped", "running"):  # somebody powers it on
+        go(story, state)
+        story.cycle(reports=False)
+    story.report("m1")
+    story.cycle()
+    story.clearml_down = True
+    story.cycle()
+    story.enqueue("t2")
+    story.run("m1", "t2")  # nobody sees that
+    go(story, "stopped")
+    story.cycle(reports=False)
+    story.clearml_down = False
+    assert [effect.task.id for effect in outcome(story)] == ["t2"]

@@ -26,8 +26,9 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
         return found
     for server_id, known in fleet.memory.instances.items():
         queue = fleet.queue(known.last_seen.queue)
-        if known.last_seen.name in found or queue is None or queue.on_lost == "leave":
-            continue
+        watched_off = found.get(known.last_seen.name)
+        if queue is None or queue.on_lost == "leave" or (watched_off and not watched_off.accepted):
+            continue  # (an accepted power-off is over by the time it dies by itself)
         if _is_lost(known, fleet.facts.get(server_id)):
             since = _last_at_work(known, fleet.memory.planned_at or fleet.now)
             since += fleet.world.clearml.skew

@@ -303,7 +303,9 @@ class Join:
             known = _with(known, start_accepted_at=None)
         if known.boot_failed and known.last_report_at is not None:  # it came after all
             known = replace(known, boot_failed=False)
-        if state is S.RUNNING_TASK:  # whatever was decided about its last idleness is void
+        decided_at = known.stop_decided_at
+        again = state is S.IDLE and decided_at is not None and known.booted_at > decided_at
+        if state is S.RUNNING_TASK or again:  # what was decided about its last idleness is void
             known = _with(known, stop_decided_at=None, delete_when_stopped=False)
         if state is S.IDLE:
             known = self._idle(known, instance, workers)
