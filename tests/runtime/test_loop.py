@@ -313,18 +313,19 @@ def test_a_cycle_that_breaks_does_not_end_the_daemon() -> None:
         with capture_logs() as lines:
             begun = await daemon.run_for(seconds(70))
         assert [line["event"] for line in lines] == ["leading", *["cycle failed"] * 3]
-        assert daemon.loop.last_finished_at() is None, "and health can say so"
+        assert daemon.loop.last is None, "and health can say so"
         return begun
 
     assert ran(run) == [0, 30, 60]
 
 
 def test_the_last_finished_cycle_is_told_with_its_end() -> None:
-    async def run(daemon: Daemon) -> datetime | None:
+    async def run(daemon: Daemon) -> datetime:
         daemon.wire.slow["instances"] = 7
         await daemon.loop.prepare()
         await daemon.loop.cycle()
-        return daemon.loop.last_finished_at()
+        assert daemon.loop.last is not None
+        return daemon.loop.last.finished_at
 
     assert ran(run) == NOW + seconds(7)
 

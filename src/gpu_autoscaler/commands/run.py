@@ -14,10 +14,12 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
+from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.web.health import health_app
+from gpu_autoscaler.web.app import surface_app
 from gpu_autoscaler.web.heartbeat import Heartbeat
+from gpu_autoscaler.web.watchdog import Watchdog
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -72,7 +74,11 @@ async def run(
             return code
         # before the lease is taken, which a port that is taken would keep from others
         listener = stack.enter_context(bind(ALL_INTERFACES, port))
-        heard_at = await stack.enter_async_context(served(health_app(loop, clock), listener))
+        surface = surface_app(
+            loop, clock, setup.secrets.api_token, lambda: (b"", "text/plain"), dry_run=dry_run
+        )
+        heard_at = await stack.enter_async_context(served(surface, listener))
+        stack.enter_context(Watchdog(loop, SystemClock()))
         await loop.prepare()
         log.info(
             "started",

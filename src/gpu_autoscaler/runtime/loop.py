@@ -100,20 +100,18 @@ class Loop:
         """What operators want, and the answers that they wait for."""
         self.last: Cycle | None = None
 
-    def last_finished_at(self) -> datetime | None:
-        """When the last cycle ended; None before the first."""
-        return self.last.finished_at if self.last else None
-
     def wake(self) -> None:
         """Start the next cycle as soon as possible."""
         self._wake.set()
 
-    async def ask(self, request: Request) -> Answer:
-        """Let the next cycle, which begins at once, obey this request; what it says to it."""
+    async def ask(self, request: Request, within: timedelta) -> Answer | None:
+        """Let the next cycle, which begins at once, obey this request; what it says to it, or None
+        when it said nothing in time."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked.append((request, answer))
         self.wake()
-        return await answer
+        await asyncio.wait([answer], timeout=within.total_seconds())
+        return answer.result() if answer.done() else None
 
     def stop(self) -> None:
         """Decide nothing more: the cycle under way is the last one."""
