@@ -159,8 +159,8 @@ class Chaos:
         """Somebody sets the `keep` tag, and takes it off later."""
 
         def keep(server: Server) -> None:
-            if KEEP_TAG in server.tags:
-                return  # a second one makes it no longer
+            if self._world.watch.was_kept(server):
+                return  # a tag that went and came again unseen is one tag to a daemon
             model = self._world.scaleway
             model.update_server(server.zone, server.id, tags=(*server.tags, KEEP_TAG))
             self._world.watch.kept(server)

@@ -220,6 +220,10 @@ class Watch:
         if not (PROVISIONING_TAG in tags and action in ("terminate", "delete")):
             self._leads(action, server.name)
 
+    def was_kept(self, server: Server) -> bool:
+        """Whether a person has ever set the tag."""
+        return server.id in self._kept_since
+
     def kept(self, server: Server) -> None:
         """A person set the tag."""
         self._kept_since[server.id] = self._world.clock.now()
