@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gpu_autoscaler.commands import ask as asking
 from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
@@ -24,6 +25,7 @@ from gpu_autoscaler.commands import run as running
 from gpu_autoscaler.commands import simulate as simulating
 from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.load import ConfigError
+from gpu_autoscaler.config.secrets import api_token
 from gpu_autoscaler.config.units import parse_duration
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.runtime.logs import configure_logs
@@ -47,6 +49,13 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GPU_AUTOSCALER_URL",
+        help="The running daemon; GPU_AUTOSCALER_API_TOKEN is its token.",
+    ),
+]
 DEFAULT_CONFIG = Path("config/queues.yaml")
 
 
@@ -93,6 +102,34 @@ def plan(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     setup = _setup(config)
     configure_logs(setup.secrets.values())
     _exit(planning.plan(setup, SystemClock(), out, as_json=as_json))
+
+
+@app.command(
+    epilog="Example: gpu-autoscaler explain 'train resnet' --url https://autoscaler.example"
+)
+def explain(
+    name: Annotated[str, typer.Argument(help="A task's id or name, an instance, or a queue.")],
+    url: UrlOption = asking.DEFAULT_URL,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a task waits, why an instance is on, why nothing is done for a queue."""
+    asker = _asker(url, config)
+    _exit(asker.explain(name, out, as_json=as_json))
+
+
+@app.command(epilog="Example: gpu-autoscaler status --watch")
+def status(
+    url: UrlOption = asking.DEFAULT_URL,
+    config: ConfigOption = DEFAULT_CONFIG,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Queues, instances, money, and what was decided lately."""
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people: leave out --json")
+    asker = _asker(url, config)
+    _exit(asker.status(out, watch=watch, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")
@@ -218,6 +255,16 @@ def emulate(
 def main() -> None:
     """Entry point: errors of ours are sentences, never tracebacks."""
     app()
+
+
+def _asker(url: str, config: Path) -> asking.Asker:
+    """Asks the running daemon; where none is, what is configured says it by itself."""
+    try:
+        token = api_token(os.environ)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error.problems[0])) from None
+    configure_logs((token,) if token else (), level=logging.CRITICAL)
+    return asking.Asker(url, token, lambda: _setup(config), SystemClock())
 
 
 def _older_than(text: str, *, alone: bool) -> timedelta:
