@@ -193,10 +193,14 @@ def demo(
     speed: Annotated[
         float, typer.Option(help="Simulated seconds per second, at most.", min=1, max=1e9)
     ] = showing.DEFAULT_SPEED,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Only say where the page is.")
+    ] = False,
 ) -> None:
     """Two simulated days on this machine: both services, the daemon, a sample workload."""
     configure_logs((), level=logging.CRITICAL)
-    summary = showing.demo(speed, None if as_json else out)
+    browser = out.is_terminal and sys.stdin.isatty() and not no_browser
+    summary = showing.demo(speed, None if as_json else out, browser=browser)
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     raise typer.Exit(0 if showing.succeeded(summary) else 1)
