@@ -23,7 +23,7 @@ async def answers(scope: Scope, receive: Receive, send: Send) -> None:
 def with_server(run: Callable[[int, LoopClock], Awaitable[None]], app: ASGIApp = answers) -> None:
     async def main() -> None:
         with bind("127.0.0.1", 0) as listener:
-            async with served(app, listener) as port:
+            async with served(app, listener) as port, asyncio.timeout(1000):
                 await run(port, LoopClock())
 
     run_virtual(main())
