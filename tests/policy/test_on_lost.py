@@ -446,3 +446,15 @@ def test_one_that_was_stopped_once_and_started_again_dies_by_itself_all_the_same
     story.cycle(reports=False)
     story.clearml_down = False
     assert [effect.task.id for effect in outcome(story)] == ["t2"]
+
+
+def test_a_return_that_fails_is_tried_again_however_long_the_machine_was_silent_before() -> None:
+    story = busy()
+    for _ in range(60):
+        story.cycle(reports=False)
+    go(story, "stopped")
+    made = story.cycle(reports=False)
+    assert reasons(made) == ["lost_task"]
+    story.done(*made.effects, failure=Failure.RATE_LIMITED)
+    assert "start" not in verbs(story.cycle(reports=False))
+    assert [effect.task.id for effect in outcome(story)] == ["t1"]

@@ -201,6 +201,9 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
     stopping = {fact.name for fact in fleet.facts.values() if fact.state is S.STOPPING}
     silent = {fact.name for fact in fleet.facts.values() if fact.state is S.LOST}
     unseen = {fact.name for fact in fleet.facts.values() if not fact.seen}
+    # what is on its way back may fail, and is tried again
+    tasks = (*clearml.open_tasks, *(clearml.ended_tasks or ()))
+    returning = {task.machine for task in tasks if f"rescue:{task.id}" in fleet.pending}
     reopened = {task.id for task in clearml.open_tasks}
     kept = {
         name: replace(off, known_ended=tuple(i for i in off.known_ended if i not in reopened))
@@ -208,6 +211,7 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
         if not asked
         or name in stopping
         or name in unseen
+        or name in returning
         or (name in silent and not off.ours)
         or fleet.clearml_now - off.decided_at < RESCUE_WATCH
     }
