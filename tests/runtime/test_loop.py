@@ -130,6 +130,16 @@ def test_a_wake_shortens_the_pause() -> None:
     assert ran(run) == [0, 10, 40]
 
 
+def test_a_cycle_tells_how_long_it_took() -> None:
+    async def run(daemon: Daemon) -> list[float]:
+        daemon.wire.slow[f"instances {ZONE}"] = 4
+        await daemon.clock.sleep(7)
+        cycle = await daemon.loop.cycle()
+        return [cycle.ended - cycle.began, daemon.clock.monotonic() - cycle.ended]
+
+    assert ran(run) == [4, 0]
+
+
 def test_failing_fast_is_not_asking_fast() -> None:
     """Each failure wakes the loop; the pause never falls below the shortest."""
 

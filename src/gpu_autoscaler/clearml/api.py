@@ -21,6 +21,7 @@ from gpu_autoscaler.clearml.transport import (
     Session,
 )
 from gpu_autoscaler.clearml.wire import Reply
+from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import NotFound, Rejected, Transient
 from gpu_autoscaler.domain.model import PAUSE_TAG, Queue, Task, TaskStatus, Worker
@@ -55,11 +56,17 @@ class ClearmlApi:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         call_deadline: float = CALL_DEADLINE,
+        on_call: OnCall = nobody,
         session: Session | None = None,
     ) -> None:
         """`session`: a ready one, before everything that says how to reach ClearML."""
         self._session = session or Session(
-            api_host, credentials, clock, transport=transport, call_deadline=call_deadline
+            api_host,
+            credentials,
+            clock,
+            transport=transport,
+            call_deadline=call_deadline,
+            on_call=on_call,
         )
 
     async def __aenter__(self) -> Self:

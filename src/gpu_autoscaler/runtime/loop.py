@@ -62,6 +62,9 @@ class Cycle:
     config: Config
     acted: bool = True
     """Its effects were begun: this daemon holds the lease."""
+    began: float = 0.0
+    ended: float = 0.0
+    """Seconds of the clock that nobody sets (`Clock.monotonic`)."""
 
     @property
     def complete(self) -> bool:
@@ -206,6 +209,7 @@ class Loop:
 
         Raises asyncio.CancelledError when it is told to stop while it observes.
         """
+        began = self._clock.monotonic()
         self._refresh()
         config, bootstrap = self._in_force()
         self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
@@ -247,7 +251,8 @@ class Loop:
             # crash would double or leak it
             self._executor.put_back(outcomes)
         self._answer(asked, made.answers, acts=acts)
-        self.last = Cycle(self._clock.now(), world, made, config, acts)
+        ended = self._clock.monotonic()
+        self.last = Cycle(self._clock.now(), world, made, config, acts, began, ended)
         self._on_cycle(self.last)
         return self.last
 
