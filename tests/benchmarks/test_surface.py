@@ -31,9 +31,9 @@ from tests.benchmarks.daemon import LEARNING, Unchanging
 from tests.benchmarks.fleet import LARGE, BenchFleet
 from tests.benchmarks.test_cost import ROOT
 
-ROUNDS = 2
+ROUNDS = 10
 """Of each kind in turn: what else happens on this machine meets both alike."""
-CYCLES = 3
+CYCLES = 20
 """In each round, so 200 of each kind."""
 PAUSE_SECONDS = 0.1
 COSTS_AT_MOST = 1.2
@@ -109,7 +109,7 @@ async def _measure(directory: Path) -> Measured:
             async with httpx.AsyncClient() as client:
                 found.status_bytes = len((await client.get(f"{url}/api/v1/status")).content)
                 found.metrics_bytes = len((await client.get(f"{url}/metrics")).content)
-            told, _ = await clients.communicate()
+            told, _ = await clients.communicate(b"")  # and closes its input
             found.replies = json.loads(told)
     return found
 

@@ -15,10 +15,11 @@ from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
 from gpu_autoscaler.runtime.clock import SystemClock
-from gpu_autoscaler.runtime.loop import Loop
+from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.runtime.ports import Store
 from gpu_autoscaler.web.app import surface_app
 from gpu_autoscaler.web.heartbeat import Heartbeat
+from gpu_autoscaler.web.metrics import Metrics
 from gpu_autoscaler.web.watchdog import Watchdog
 
 log = structlog.get_logger("gpu_autoscaler")
@@ -52,11 +53,18 @@ async def run(
             age = None if if_lease_older_than is None else await kept.age()
             if age is not None and if_lease_older_than is not None and age < if_lease_older_than:
                 return _nothing_done(f"a daemon was here {format_duration(age)} ago")
+        metrics = Metrics()
         services = await stack.enter_async_context(
-            open_services(setup.config, setup.secrets, clock)
+            open_services(setup.config, setup.secrets, clock, on_call=metrics.called)
         )
         heartbeat = await stack.enter_async_context(Heartbeat())
         beats = not dry_run and if_lease_older_than is None  # else it would cover for the dead
+
+        def told(cycle: Cycle) -> None:
+            metrics.cycled(cycle)
+            if beats:
+                heartbeat.cycled(cycle)
+
         loop = build_loop(
             setup.watcher,
             setup.secrets,
@@ -64,7 +72,7 @@ async def run(
             store,
             clock,
             dry_run=dry_run,
-            on_cycle=heartbeat.cycled if beats else lambda _: None,
+            on_cycle=told,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
@@ -75,7 +83,7 @@ async def run(
         # before the lease is taken, which a port that is taken would keep from others
         listener = stack.enter_context(bind(ALL_INTERFACES, port))
         surface = surface_app(
-            loop, clock, setup.secrets.api_token, lambda: (b"", "text/plain"), dry_run=dry_run
+            loop, clock, setup.secrets.api_token, metrics.exposition, dry_run=dry_run
         )
         heard_at = await stack.enter_async_context(served(surface, listener))
         stack.enter_context(Watchdog(loop, SystemClock()))
