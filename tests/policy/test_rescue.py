@@ -491,3 +491,20 @@ def test_a_popped_task_that_was_put_back_counts_anew() -> None:
     story.done(*made.effects)  # and another agent pulls it before the next look
     assert not story.wait(seconds(150)).effects
     assert reasons(story.wait(seconds(60))) == ["popped_task"]
+
+
+@pytest.mark.parametrize(("modified", "rescued"), [(True, True), (False, False)])
+def test_one_that_was_started_again_before_anybody_looked_is_known_by_its_change(
+    modified: bool, rescued: bool
+) -> None:
+    """The daemon died before it heard that its power-off was accepted."""
+    story = idle_story("m1")
+    made = story.wait(minutes(60))
+    assert verbs(made) == ["stop"]
+    off_at = story.now
+    story.now += minutes(3)
+    if modified:
+        story.has(registered("m1", modified_at=off_at + minutes(2)))
+    story.ended = [task("t1", "stopped", "m1", status_changed_at=off_at + seconds(5))]
+    plans = [story.cycle() for _ in range(3)]
+    assert ("rescue" in [verb for each in plans for verb in verbs(each)]) is rescued

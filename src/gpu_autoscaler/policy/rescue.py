@@ -66,15 +66,20 @@ def stuck_tasks(first_seen: Mapping[str, datetime], now: datetime) -> frozenset[
 def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
     """The power-offs that happened: not those of machines that run, and are not being stopped.
 
-    What ends on such a machine ends for its own reasons.
+    What ends on such a machine ends for its own reasons. One that Scaleway changed since went off
+    and was started again, also if nobody who remembers has seen that.
     """
-    running = {
-        fact.name
-        for fact in fleet.facts.values()
-        if fact.seen and fact.state in _AWAKE and f"stop:{fact.instance.id}" not in fleet.pending
-    }
-    offs = fleet.memory.power_offs.items()
-    return {name: off for name, off in offs if off.accepted or name not in running}
+    kept = dict(fleet.memory.power_offs)
+    for fact in fleet.facts.values():
+        off = kept.get(fact.name)
+        stopping = f"stop:{fact.instance.id}" in fleet.pending
+        if off is None or off.accepted or stopping or not (fact.seen and fact.state in _AWAKE):
+            continue
+        if off.ours and fact.instance.modified_at > off.decided_at:
+            kept[fact.name] = replace(off, accepted=True)
+        else:
+            del kept[fact.name]
+    return kept
 
 
 def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
