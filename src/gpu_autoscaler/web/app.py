@@ -26,8 +26,8 @@ from gpu_autoscaler.web.status import STATUS, status
 
 EXPLANATION = TypeAdapter(Explanation)
 
-ASSETS = {"style.css": "text/css", "app.js": "text/javascript"}
-"""Of the page, beside `index.html`; all packaged."""
+ASSET_TYPES = {"css": "text/css", "js": "text/javascript"}
+"""Of the page's files beside `index.html`; all of them are packaged."""
 
 PATIENCE = timedelta(seconds=45)
 """For the cycle that answers a request: one that reads slow services takes so long."""
@@ -66,7 +66,9 @@ class Surface:
         self._daemon, self._clock, self._exposition = daemon, clock, exposition
         self._dry_run = dry_run
         self._shown: tuple[Cycle, bytes, str] | None = None
-        self._page = files("gpu_autoscaler.web") / "page"
+        page = files("gpu_autoscaler.web") / "page"
+        there = page.iterdir() if page.is_dir() else ()
+        self._files = {each.name: each.read_bytes() for each in there if each.is_file()}
 
     def routes(self) -> list[BaseRoute]:
         """Every path but the health ones."""
@@ -92,14 +94,15 @@ class Surface:
 
     async def page(self, request: HttpRequest) -> Response:
         """`/`."""
-        return Response((self._page / "index.html").read_bytes(), media_type="text/html")
+        return Response(self._files["index.html"], media_type="text/html")
 
     async def asset(self, request: HttpRequest) -> Response:
         """What the page is made of."""
         name = request.path_params["name"]
-        if name not in ASSETS:
+        kind = ASSET_TYPES.get(name.rpartition(".")[2])
+        if name not in self._files or kind is None:
             return _refused(404, "there is no such file")
-        return Response((self._page / name).read_bytes(), media_type=ASSETS[name])
+        return Response(self._files[name], media_type=kind)
 
     async def metrics(self, request: HttpRequest) -> Response:
         """For Prometheus."""

@@ -5,7 +5,6 @@ Labels are bounded: queues, placements and words of closed sets, never a task or
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,6 +18,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from gpu_autoscaler import __version__
 from gpu_autoscaler.domain.calls import OK, OUTCOMES
 from gpu_autoscaler.domain.decisions import InstanceDecision
 from gpu_autoscaler.domain.effects import (
@@ -65,7 +65,7 @@ class Metrics:
     def _count(self) -> None:
         ours = self._registry
         build = Gauge(f"{PREFIX}build_info", "1, with the version.", ["version"], registry=ours)
-        build.labels(_version()).set(1)
+        build.labels(__version__).set(1)
         self._cycles = Histogram(
             f"{PREFIX}cycle_duration_seconds",
             "How long a cycle took, without the pause after it.",
@@ -229,10 +229,3 @@ def _first_sign(known: InstanceMemory, workers: Iterable[Worker]) -> datetime:
     if known.last_report_at is not None:
         signs.append(known.last_report_at)
     return min(signs, default=known.state_since)
-
-
-def _version() -> str:
-    try:
-        return version("clearml-gpu-autoscaler")
-    except PackageNotFoundError:  # run from the sources
-        return "unknown"
