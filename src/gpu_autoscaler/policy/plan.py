@@ -15,7 +15,7 @@ from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
-from gpu_autoscaler.policy import cleanup, launch, lost, quarantine, rescue, stop
+from gpu_autoscaler.policy import cleanup, episodes, launch, lost, quarantine, rescue, stop
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.clocks import turned_back
 from gpu_autoscaler.policy.fleet import Fleet
@@ -59,6 +59,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     cleanup.delete_all(fleet)
     cleanup.mend_tags(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
+    news = episodes.follow(fleet, queues, free_volumes)
     return Plan(
         effects=tuple(fleet.effects),
         memory=replace(
@@ -82,6 +83,8 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             volumes_listed_at=_volumes_listed_at(fleet),
             unconfirmed_need=_unconfirmed(fleet),
             zones=_zones(fleet),
+            troubles=news.troubles,
+            episodes=news.episodes,
         ),
         queues=queues,
         instances=tuple(_decisions(fleet)),
