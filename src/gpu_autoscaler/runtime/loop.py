@@ -13,6 +13,7 @@ from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import LISTING_LAG
+from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.clocks import by_another_clock
@@ -61,6 +62,8 @@ class Cycle:
     config: Config
     acted: bool = True
     """Its effects were begun: this daemon holds the lease."""
+    stood_before: tuple[Episode, ...] = ()
+    """The episodes in the memory that it began with."""
 
     @property
     def complete(self) -> bool:
@@ -236,7 +239,7 @@ class Loop:
             # without a lease nothing is begun, nor what could not be remembered on a disk: a
             # crash would double or leak it
             self._executor.put_back(outcomes)
-        self.last = Cycle(self._clock.now(), world, made, config, acts)
+        self.last = Cycle(self._clock.now(), world, made, config, acts, memory.episodes)
         self._on_cycle(self.last)
         return self.last
 
