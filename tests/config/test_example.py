@@ -83,7 +83,9 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
 def test_every_key_is_documented(model: type[BaseModel]) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     keys = [name for name in model.model_fields if name != "name"]
-    missing = [key for key in keys if not re.search(rf"(^[ #-]*|{{|, ){key}: ?", text, re.MULTILINE)]
+    missing = [
+        key for key in keys if not re.search(rf"(^[ #-]*|{{|, ){key}: ?", text, re.MULTILINE)
+    ]
     assert missing == []
 
 

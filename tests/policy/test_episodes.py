@@ -299,6 +299,18 @@ def test_a_lost_worker_is_told_and_over_when_it_reports(busy: bool) -> None:
     assert story.pass_(minutes(2)) == [f"-{LOST}"]
 
 
+def test_who_was_told_of_a_beginning_is_told_of_the_end() -> None:
+    story = at_work(busy=True)
+    for _ in range(8):
+        story.cycle(reports=False)
+    story.tasks.clear()
+    story.workers[NAME] = replace(story.workers[NAME], task_id=None)
+    story.cycle(reports=False)
+    told = story.standing()[LOST]
+    assert "without a task" in told.text
+    assert told.severity is Severity.ERROR
+
+
 @pytest.mark.parametrize("dark", ["clearml", "zone"])
 def test_darkness_does_not_bring_a_lost_worker_back(dark: str) -> None:
     story = at_work(busy=True)

@@ -14,10 +14,11 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
-from gpu_autoscaler.runtime.loop import Loop
+from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.runtime.ports import Store
 from gpu_autoscaler.web.health import health_app
 from gpu_autoscaler.web.heartbeat import Heartbeat
+from gpu_autoscaler.web.notify import Notifier
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -53,8 +54,9 @@ async def run(
         services = await stack.enter_async_context(
             open_services(setup.config, setup.secrets, clock)
         )
-        heartbeat = await stack.enter_async_context(Heartbeat())
-        beats = not dry_run and if_lease_older_than is None  # else it would cover for the dead
+        # a dry run does nothing, and who covers for a daemon must not look like one
+        tells = not dry_run and if_lease_older_than is None
+        followers = await _followers(setup, clock, stack) if tells else _Followers()
         loop = build_loop(
             setup.watcher,
             setup.secrets,
@@ -62,13 +64,13 @@ async def run(
             store,
             clock,
             dry_run=dry_run,
-            on_cycle=heartbeat.cycled if beats else lambda _: None,
+            on_cycle=followers.cycled,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
         if once:
             code = await _run_once(loop)
-            await heartbeat.sent()
+            await followers.sent()
             return code
         # before the lease is taken, which a port that is taken would keep from others
         listener = stack.enter_context(bind(ALL_INTERFACES, port))
@@ -84,6 +86,29 @@ async def run(
         await loop.run()
         log.info("stopped", instances="left as they are")
         return 0
+
+
+class _Followers:
+    """Who is told of each cycle."""
+
+    def __init__(self, *all_: Heartbeat | Notifier) -> None:
+        self._all = all_
+
+    def cycled(self, cycle: Cycle) -> None:
+        """A cycle ended."""
+        for each in self._all:
+            each.cycled(cycle)
+
+    async def sent(self) -> None:
+        """Wait until they have called whom they call; their deadlines bound it."""
+        await asyncio.gather(*(each.sent() for each in self._all))
+
+
+async def _followers(setup: Setup, clock: Clock, stack: AsyncExitStack) -> _Followers:
+    return _Followers(
+        await stack.enter_async_context(Heartbeat()),
+        await stack.enter_async_context(Notifier(setup.config, clock)),
+    )
 
 
 def _refuse_forgetting(setup: Setup) -> None:

@@ -50,6 +50,7 @@ class Episode:
     text: str
     """One sentence: what is wrong, where, and what to do. It may change while the episode lasts."""
     severity: Severity
+    """As it was at the beginning: it decides who is told, of the end as well."""
 
     @property
     def key(self) -> tuple[EpisodeKind, str]:

@@ -5,7 +5,7 @@ an episode nor begin one. A trouble that needs patience waits in memory until it
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain
 
@@ -89,8 +89,13 @@ class Following:
         patience: timedelta = _AT_ONCE,
     ) -> None:
         """This is so now, since then if it is new; an episode when it lasted for so long."""
-        since = self.since(kind, subject) or since or self.fleet.now
-        if self.fleet.now - since >= patience or self.before(kind, subject):
+        since, before = (
+            self.since(kind, subject) or since or self.fleet.now,
+            self.before(kind, subject),
+        )
+        if before is not None:  # who was told of its beginning is told of its end
+            self.standing.append(replace(before, text=text))
+        elif self.fleet.now - since >= patience:
             self.standing.append(Episode(kind, subject, since, text, severity))
         else:
             self.troubles[f"{kind}:{subject}"] = since
