@@ -19,6 +19,7 @@ from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
 from gpu_autoscaler.commands import emulate as emulating
+from gpu_autoscaler.commands import notify as notifying
 from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
 from gpu_autoscaler.commands import run as running
@@ -39,6 +40,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+notify = typer.Typer(
+    help="The channels on which people are told what is wrong.",
+    epilog="Example: gpu-autoscaler notify test --config config/queues.yaml",
+    no_args_is_help=True,
+)
+app.add_typer(notify, name="notify")
 out = Console()
 err = Console(stderr=True)
 
@@ -185,6 +192,16 @@ def down(
         return yes or typer.confirm("Go on?")
 
     _exit(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
+
+
+@notify.command(
+    name="test", epilog="Example: gpu-autoscaler notify test --config config/queues.yaml"
+)
+def notify_test(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """One message to every channel, and which of them took it; exit 1 if one did not."""
+    setup = _setup(config)
+    configure_logs(setup.secrets.values())
+    _exit(notifying.notify_test(setup, out, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler demo --speed 20000")

@@ -135,6 +135,7 @@ def test_a_failed_read_of_clearml_makes_clearml_incomplete_alone(call: str, late
         world = await eyes.look()
         assert not world.clearml.complete
         assert ("25 s" if late else "key refused") in world.clearml.error
+        assert world.clearml.refused is not late
         assert world.clearml.queues == {}
         assert world.clearml.ended_tasks is None
         assert world.zones[ZONE].complete
@@ -143,18 +144,19 @@ def test_a_failed_read_of_clearml_makes_clearml_incomplete_alone(call: str, late
     seen(run)
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_a_zone_that_fails_is_incomplete_alone(late: bool) -> None:
+@pytest.mark.parametrize("error", [None, Transient("502"), Unauthorized("403")])
+def test_a_zone_that_fails_is_incomplete_alone(error: Exception | None) -> None:
     async def run(eyes: Eyes) -> None:
         eyes.scaleway.there = [instance(zone=OTHER_ZONE)]
-        if late:
+        if error is None:
             eyes.wire.slow[f"instances {ZONE}"] = 3600
         else:
-            eyes.wire.errors[f"instances {ZONE}"] = Transient("502")
+            eyes.wire.errors[f"instances {ZONE}"] = error
         world = await eyes.look()
         assert world.clearml.complete
         assert not world.zones[ZONE].complete
         assert world.zones[ZONE].error
+        assert world.zones[ZONE].refused is isinstance(error, Unauthorized)
         assert world.zones[ZONE].instances == ()
         assert world.zones[OTHER_ZONE].complete
         assert len(world.zones[OTHER_ZONE].instances) == 1

@@ -17,6 +17,7 @@ class Watched:
         self.last: object | None = None
         self.seconds = 0.0
         self.died_at: list[float] = []
+        self.warned_at: list[float] = []
         self._cycles = cycles
 
     def monotonic(self) -> float:
@@ -34,7 +35,12 @@ class Watched:
         def die() -> None:
             self.died_at.append(self.seconds)
 
-        Watchdog(self, self, wait=self.wait, die=die).watch()  # type: ignore[arg-type]
+        def warn(text: str) -> None:
+            assert "no cycle has ended" in text
+            self.warned_at.append(self.seconds)
+
+        dog = Watchdog(self, self, warn=warn, wait=self.wait, die=die)  # type: ignore[arg-type]
+        dog.watch()
         return self.died_at
 
 
@@ -55,6 +61,12 @@ def test_after_ten_intervals_without_a_cycle_it_dies(
     interval: float, finished: list[bool], dies_at: list[float]
 ) -> None:
     assert Watched(interval, iter(finished)).watch() == dies_at
+
+
+def test_it_warns_once_per_standstill() -> None:
+    watched = Watched(30, iter([*[False] * 9, True, *[False] * 9, True]))
+    assert watched.watch() == []
+    assert watched.warned_at == [180, 480]
 
 
 def test_it_dies_once() -> None:

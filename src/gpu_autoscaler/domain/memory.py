@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.model import Instance, Placement, TaskStatus
 
@@ -248,6 +249,10 @@ class Memory:
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""
+    troubles: dict[str, datetime] = field(default_factory=dict)
+    """Since when something is wrong that becomes an episode if it lasts, by kind and subject."""
+    episodes: tuple[Episode, ...] = ()
+    """What stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,8 @@ class ZoneView:
     """Ids of servers whose absence a GET confirmed with a 404."""
     error: str = ""
     """Why it is not complete."""
+    refused: bool = False
+    """It is not complete because the credentials were refused."""
     volumes_error: str = ""
     """Why volumes were asked for in vain."""
 
@@ -276,5 +278,7 @@ class ClearmlView:
     """By how much its times were corrected: ClearML's clock is ahead of ours by this."""
     error: str = ""
     """Why it is not complete."""
+    refused: bool = False
+    """It is not complete because the credentials were refused."""
     ended_error: str = ""
     """Why ended tasks were asked for in vain."""

@@ -15,7 +15,17 @@ from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
-from gpu_autoscaler.policy import cleanup, history, launch, lost, obey, quarantine, rescue, stop
+from gpu_autoscaler.policy import (
+    cleanup,
+    episodes,
+    history,
+    launch,
+    lost,
+    obey,
+    quarantine,
+    rescue,
+    stop,
+)
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.clocks import turned_back
 from gpu_autoscaler.policy.fleet import Fleet
@@ -62,6 +72,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     cleanup.mend_tags(fleet)
     tag_queues(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
+    news = episodes.follow(fleet, queues, free_volumes)
     return Plan(
         effects=tuple(fleet.effects),
         memory=replace(
@@ -88,6 +99,8 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             boots=history.boots(fleet),
             account=history.account(fleet),
             zones=_zones(fleet),
+            troubles=news.troubles,
+            episodes=news.episodes,
         ),
         queues=queues,
         instances=tuple(_decisions(fleet)),

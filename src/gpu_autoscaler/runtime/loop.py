@@ -13,6 +13,7 @@ from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import LISTING_LAG
+from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.requests import Answer, Request
@@ -65,6 +66,8 @@ class Cycle:
     began: float = 0.0
     ended: float = 0.0
     """Seconds of the clock that nobody sets (`Clock.monotonic`)."""
+    stood_before: tuple[Episode, ...] = ()
+    """The episodes in the memory that it began with."""
 
     @property
     def complete(self) -> bool:
@@ -252,7 +255,10 @@ class Loop:
             self._executor.put_back(outcomes)
         self._answer(asked, made.answers, acts=acts)
         ended = self._clock.monotonic()
-        self.last = Cycle(self._clock.now(), world, made, config, acts, began, ended)
+        now = self._clock.now()
+        self.last = Cycle(
+            now, world, made, config, acts, began, ended, stood_before=memory.episodes
+        )
         self._on_cycle(self.last)
         return self.last
 

@@ -15,7 +15,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import Outcome
-from gpu_autoscaler.domain.errors import ApiError, Transient
+from gpu_autoscaler.domain.errors import ApiError, Transient, Unauthorized
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ClearmlView, Entry, Instance, Queue, Task, Worker, ZoneView
 from gpu_autoscaler.policy import questions
@@ -82,8 +82,13 @@ class Observer:
                 look_at_clearml(self._clearml, names, memory.queue_ids, self._clock)
             )
         except ApiError as error:
-            now, skew = self._clock.now(), _applied(self._clearml.skew)
-            return ClearmlView(complete=False, observed_at=now, skew=skew, error=str(error))
+            return ClearmlView(
+                complete=False,
+                observed_at=self._clock.now(),
+                skew=_applied(self._clearml.skew),
+                error=str(error),
+                refused=isinstance(error, Unauthorized),
+            )
 
     async def _with_ended_tasks(
         self, view: ClearmlView, memory: Memory, config: Config, *, lost_memory: bool
@@ -121,8 +126,13 @@ class Observer:
                 _or_error(cloud.availability(zone)) if stock else _nothing(),
             )
         except ApiError as refusal:
-            now = self._clock.now()
-            return ZoneView(zone=zone, complete=False, observed_at=now, error=str(refusal))
+            return ZoneView(
+                zone=zone,
+                complete=False,
+                observed_at=self._clock.now(),
+                error=str(refusal),
+                refused=isinstance(refusal, Unauthorized),
+            )
         return ZoneView(
             zone=zone,
             complete=True,

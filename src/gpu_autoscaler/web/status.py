@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 
 from gpu_autoscaler import __version__
 from gpu_autoscaler.domain.decisions import InstanceDecision, QueueDecision
+from gpu_autoscaler.domain.episodes import EpisodeKind
 from gpu_autoscaler.domain.lifecycle import BILLED
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Said
@@ -158,6 +159,12 @@ def _problems(cycle: Cycle, *, dry_run: bool) -> list[Problem]:
         Problem("error", zone.zone, f"gives no full answer: {zone.error}", None)
         for zone in cycle.world.zones.values()
         if not zone.complete
+    ]
+    found += [
+        Problem(each.severity.value, each.subject, each.text, each.since)
+        for each in cycle.plan.memory.episodes
+        # mere events stand in the decision log, and who does not answer stands above
+        if each.kind.recovers and each.kind is not EpisodeKind.OBSERVATION_FAILING
     ]
     return found
 

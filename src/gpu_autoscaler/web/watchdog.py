@@ -19,6 +19,9 @@ log = structlog.get_logger("gpu_autoscaler")
 WEDGED_AFTER = 10
 """Intervals without a finished cycle."""
 
+WARNED_AFTER_SHARE = 0.5
+"""Of that time: then the channels are told, as far as the event loop still serves them."""
+
 LEAST = timedelta(minutes=5)
 """With very short intervals, services that hang until every deadline are not the loop's fault."""
 
@@ -47,11 +50,13 @@ class Watchdog:
         loop: Turning,
         clock: Clock,
         *,
+        warn: Callable[[str], None] = lambda _: None,
         wait: Callable[[float], bool] | None = None,
         die: Callable[[], None] = _die,
     ) -> None:
-        """`wait`: until so many seconds have passed (False) or the watch is over (True)."""
-        self._loop, self._clock, self._die = loop, clock, die
+        """`warn` is called in the watching thread, once per standstill. `wait`: until so many
+        seconds have passed (False) or the watch is over (True)."""
+        self._loop, self._clock, self._warn, self._die = loop, clock, warn, die
         self._over = threading.Event()
         self._wait = wait or self._over.wait
         self._thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
@@ -72,13 +77,20 @@ class Watchdog:
     def watch(self) -> None:
         """Until the watch is over, or no cycle has ended for too long (by the monotonic clock,
         which stands still while the machine does)."""
-        seen, since = self._loop.last, self._clock.monotonic()
+        seen, since, warned = self._loop.last, self._clock.monotonic(), False
         while not self._wait(self._loop.interval.total_seconds()):
-            now = self._clock.monotonic()
+            patience = max(WEDGED_AFTER * self._loop.interval, LEAST).total_seconds()
+            stood_for = self._clock.monotonic() - since
             if self._loop.last is not seen:
-                seen, since = self._loop.last, now
-            elif now - since > max(WEDGED_AFTER * self._loop.interval, LEAST).total_seconds():
-                seconds = round(now - since)
+                seen, since, warned = self._loop.last, self._clock.monotonic(), False
+            elif stood_for > patience:
+                seconds = round(stood_for)
                 log.critical("loop wedged", no_cycle_for_seconds=seconds, then="the process ends")
                 self._die()
                 return
+            elif stood_for > patience * WARNED_AFTER_SHARE and not warned:
+                warned = True
+                self._warn(
+                    f"no cycle has ended for {stood_for:.0f} s: the process ends itself after "
+                    f"{patience:.0f} s; see its log, and whether the platform starts it again"
+                )
