@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import ConfigWatcher, Reload
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.errors import OutOfStock, StateRefused, Transient
 from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import Entry, Queue
@@ -405,5 +406,19 @@ def test_a_look_keeps_says_and_begins_nothing() -> None:
         assert daemon.store.memory is before
         assert lines == []
         assert daemon.loop.last is None
+
+    ran(run)
+
+
+def test_a_cycle_knows_what_stood_before_it() -> None:
+    """Whoever tells people compares that with what stands now."""
+
+    async def run(daemon: Daemon) -> None:
+        gone = Episode(EpisodeKind.LOST_WORKER, "m1", NOW, "m1 fell silent", Severity.WARNING)
+        daemon.store.memory = Memory(planned_at=NOW - seconds(30), episodes=(gone,))
+        await daemon.loop.prepare()
+        for before in ((gone,), ()):
+            cycle = await daemon.loop.cycle()
+            assert (cycle.stood_before, cycle.plan.memory.episodes) == (before, ())
 
     ran(run)

@@ -240,6 +240,18 @@ def test_what_one_cycle_brings_is_one_message_titled_after_the_worst() -> None:
     ]
 
 
+def test_what_begins_comes_before_what_is_over_in_a_title() -> None:
+    service = Service()
+
+    async def scene(following: Following) -> None:
+        following.stands = (episode("m0", severity=Severity.ERROR),)
+        await following.cycles(episode("v1", EpisodeKind.ORPHAN_REMOVED, Severity.INFO))
+
+    play(service, scene)
+    assert service.titles() == ["orphan removed: v1, and 1 more"]
+    assert service.said[URL][0].kind == "info"
+
+
 def test_a_channel_hears_of_what_matters_enough_and_of_its_end() -> None:
     service = Service()
     matters = episode("h100", EpisodeKind.LAUNCH_FAILING, Severity.ERROR)
@@ -377,9 +389,11 @@ def test_a_changed_configuration_changes_the_channels() -> None:
         following.config = config()
         await following.cycles()
         await following.notifier.sent()
+        following.config = channels(OTHER)
+        await following.cycles(episode("m3"))
 
     play(service, scene)
-    assert service.titles(OTHER) == ["lost worker: m2"]
+    assert service.titles(OTHER) == ["lost worker: m2", "lost worker: m3"]
     assert service.tried[URL] == [0]
 
 
@@ -479,7 +493,7 @@ def test_a_webhook_gets_each_event_once_and_its_end_once(
 
 
 def test_a_channel_that_cannot_be_reached_is_a_failure_that_keeps_its_secret(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         with bind("127.0.0.1", 0) as taken:
@@ -496,6 +510,7 @@ def test_a_channel_that_cannot_be_reached_is_a_failure_that_keeps_its_secret(
         asyncio.run(main())
     assert [line["event"] for line in lines] == ["failing"]
     assert lines[0]["error"] == "not accepted, or not reached"
+    assert caplog.records == [], "the library names hosts"
     assert SECRET not in f"{lines} {capfd.readouterr()}"
 
 

@@ -116,7 +116,7 @@ class Channel:
         self._being_told = ()
 
     async def _deliver(self, told: Sequence[_News]) -> bool:
-        pieces = [Piece(n.episode, n.ended_at if n.told else None) for n in told]
+        pieces = [Piece(news.episode, news.ended_at) for news in told]
         sending = asyncio.ensure_future(self._send(self._url, message(self._fleet, pieces)))
         try:
             if not (await asyncio.wait([sending], timeout=DEADLINE_SECONDS))[0]:
