@@ -2,8 +2,9 @@
    not answer; and the dialogs in which people act and ask why. */
 
 import { arrange, clock, el, moment, name, setMoment, text, tick } from "./dom.js";
+import { stretchText } from "./instances.js";
 import { stretches } from "./timeline.js";
-import { createView, stretchText } from "./view.js";
+import { createView } from "./view.js";
 
 const ASK_EVERY = 5_000; // ms
 const PATIENCE = 10_000; // ms until an answer counts as none
@@ -18,13 +19,17 @@ const DEEDS = {
     title: ["Look and decide now?"],
     yes: "Reconcile now",
     path: () => "reconcile",
-    what: "The daemon looks at ClearML and Scaleway at once instead of at its next interval, and does what it decides then.",
+    what:
+      "The daemon looks at ClearML and Scaleway at once instead of at its next interval, " +
+      "and does what it decides then.",
   },
   pause: {
     title: ["Pause the queue ", "?"],
     yes: "Pause it",
     path: (queue) => `queues/${queue}/pause`,
-    what: "No instance is launched for it, and agents take no more of its tasks. Tasks that run go on. It lasts until somebody resumes the queue.",
+    what:
+      "No instance is launched for it, and agents take no more of its tasks. Tasks that run " +
+      "go on. It lasts until somebody resumes the queue.",
   },
   resume: {
     title: ["Resume the queue ", "?"],
@@ -36,7 +41,9 @@ const DEEDS = {
     title: ["Keep the instance ", "?"],
     yes: "Keep it",
     path: (instance) => `instances/${instance}/keep`,
-    what: "The daemon does not touch it until the keep ends by itself or somebody releases it. It is billed while it is on.",
+    what:
+      "The daemon does not touch it until the keep ends by itself or somebody releases it. " +
+      "It is billed while it is on.",
   },
   release: {
     title: ["Release the instance ", "?"],
@@ -48,7 +55,9 @@ const DEEDS = {
     title: ["Stop the instance ", "?"],
     yes: "Stop it",
     path: (instance) => `instances/${instance}/stop`,
-    what: "It is powered off, after one more look that no task is on it. Its volume stays, so that it can be started again.",
+    what:
+      "It is powered off, after one more look that no task is on it. Its volume stays, so " +
+      "that it can be started again.",
   },
 };
 
@@ -71,7 +80,8 @@ async function fetchStatus() {
     signal: AbortSignal.timeout(PATIENCE),
   });
   if (reply.status === 304) return null;
-  if (reply.status === 401) throw new Refusal("The daemon wants the API token as password. Reload this page to give it.");
+  if (reply.status === 401)
+    throw new Refusal("The daemon wants the API token as password. Reload this page to give it.");
   if (!reply.ok) throw new Refusal(`The daemon answers with an error (${reply.status}).`);
   const fresh = await reply.json();
   etag = reply.headers.get("ETag");
@@ -87,16 +97,22 @@ async function refresh() {
   const began = Date.now();
   const outcome = await fetchStatus().then(
     (fresh) => ({ fresh }),
-    (error) => ({ words: error instanceof Refusal ? error.message : "The daemon does not answer." }),
+    (error) => ({
+      words: error instanceof Refusal ? error.message : "The daemon does not answer.",
+    }),
   );
   if (mine !== asks) return; // an action asked anew meanwhile
   if (!document.hidden) timer = setTimeout(refresh, ASK_EVERY);
   const wasSilent = silence !== null;
   if (outcome.words) {
-    silence = { since: silence?.since ?? new Date(clock.now()).toISOString(), words: outcome.words };
+    silence = {
+      since: silence?.since ?? new Date(clock.now()).toISOString(),
+      words: outcome.words,
+    };
   } else {
     const { fresh } = outcome;
-    if (fresh && fresh.at !== status?.at) clock.learn(Date.parse(fresh.at), Date.now() - answeredAt);
+    if (fresh && fresh.at !== status?.at)
+      clock.learn(Date.parse(fresh.at), Date.now() - answeredAt);
     status = fresh ?? status;
     firstVersion ??= status.version;
     answeredAt = began;
@@ -110,13 +126,27 @@ function ownProblems() {
   const own = [];
   if (silence) {
     const kept = status ? " What is below is the last that it said." : "";
-    own.push({ severity: "error", subject: "This page", text: `${silence.words}${kept}`, since: silence.since });
+    own.push({
+      severity: "error",
+      subject: "This page",
+      text: `${silence.words}${kept}`,
+      since: silence.since,
+    });
   } else if (isStuck()) {
     const every = `${status.poll_interval_seconds} s`;
-    own.push({ severity: "error", subject: "The loop", text: `No cycle has ended lately; one should every ${every}.`, since: status.at });
+    own.push({
+      severity: "error",
+      subject: "The loop",
+      text: `No cycle has ended lately; one should every ${every}.`,
+      since: status.at,
+    });
   }
   if (status && status.version !== firstVersion) {
-    own.push({ severity: "info", subject: "This page", text: `The daemon is version ${status.version} now. Reload to get its page.` });
+    own.push({
+      severity: "info",
+      subject: "This page",
+      text: `The daemon is version ${status.version} now. Reload to get its page.`,
+    });
   }
   return own;
 }
@@ -136,11 +166,17 @@ const badges = [
 
 function show() {
   const own = ownProblems();
-  document.documentElement.classList.toggle("stale", own.some(({ severity }) => severity === "error"));
+  document.documentElement.classList.toggle(
+    "stale",
+    own.some(({ severity }) => severity === "error"),
+  );
   if (status) {
     text(byId("fleet"), status.fleet);
     text(byId("version"), status.version);
-    arrange(byId("badges"), badges.filter(([shown]) => shown(status)).map(([, badge]) => badge));
+    arrange(
+      byId("badges"),
+      badges.filter(([shown]) => shown(status)).map(([, badge]) => badge),
+    );
     setMoment(looked, status.at);
     if (!looked.isConnected) byId("looked").replaceChildren("looked ", looked);
   } else {
@@ -155,7 +191,9 @@ function show() {
 
 /* Once when a problem begins and once when it ends; ages and the rest of the page stay silent. */
 function announceProblems(problems) {
-  const now = new Map(problems.map((p) => [`${p.subject} ${p.text}`, `${p.severity}: ${p.subject}: ${p.text}`]));
+  const now = new Map(
+    problems.map((p) => [`${p.subject} ${p.text}`, `${p.severity}: ${p.subject}: ${p.text}`]),
+  );
   const begun = [...now].filter(([key]) => !told.has(key)).map(([, words]) => words);
   const ended = [...told].filter(([key]) => !now.has(key)).map(([key]) => `No longer: ${key}`);
   told = now;
@@ -244,13 +282,19 @@ async function explain(kind, key, title, instance = null) {
   if (startsAt) {
     const at = moment("in");
     setMoment(at, startsAt);
-    starts.replaceChildren(kind === "task" ? "Expected to start " : "Next start expected ", at, ".");
+    starts.replaceChildren(
+      kind === "task" ? "Expected to start " : "Next start expected ",
+      at,
+      ".",
+    );
   }
 }
 
 async function fetchExplanation(key) {
   try {
-    const reply = await fetch(`/api/v1/explain/${encodeURIComponent(key)}`, { signal: AbortSignal.timeout(PATIENCE) });
+    const reply = await fetch(`/api/v1/explain/${encodeURIComponent(key)}`, {
+      signal: AbortSignal.timeout(PATIENCE),
+    });
     const body = await reply.json();
     if (reply.ok) return body;
     return { sentences: [body.error ?? `Refused (${reply.status}).`] };
@@ -263,7 +307,10 @@ function showHistory(instance) {
   const history = answer.querySelector(".history");
   history.hidden = !instance;
   const lines = instance ? stretches(instance.timeline).reverse() : [];
-  arrange(history.querySelector("ol"), lines.map((stretch) => el("li", {}, stretchText(stretch))));
+  arrange(
+    history.querySelector("ol"),
+    lines.map((stretch) => el("li", {}, stretchText(stretch))),
+  );
 }
 
 /* ---- dialogs: the focus begins on what changes nothing, and goes back to where it was ---- */
@@ -287,10 +334,12 @@ for (const dialog of [question, answer]) {
 }
 question.querySelector(".yes").addEventListener("click", carryOut);
 byId("reconcile").addEventListener("click", () => ask("reconcile"));
-byId("result").querySelector("button").addEventListener("click", () => {
-  byId("result").hidden = true;
-  byId("reconcile").focus();
-});
+byId("result")
+  .querySelector("button")
+  .addEventListener("click", () => {
+    byId("result").hidden = true;
+    byId("reconcile").focus();
+  });
 
 /* ---- time passes ---- */
 

@@ -25,6 +25,24 @@ export function name(value = "", attributes = {}) {
   return el("bdi", { class: "given", ...attributes }, value);
 }
 
+export function button(label, subject, onclick) {
+  // the subject is for those who hear the button alone
+  return el(
+    "button",
+    { type: "button", onclick },
+    label,
+    el("span", { class: "unseen" }, ` ${subject}`),
+  );
+}
+
+export const FOLD_ABOVE = 8; // so many stopped instances, or quiet queues, are shown unfolded
+
+/* Fill a <details> only while it is open: folded things cost nothing. */
+export function foldable(details, fill) {
+  details.addEventListener("toggle", () => details.open && fill());
+  return () => details.open && fill();
+}
+
 export function text(node, value) {
   if (node.textContent !== value) node.textContent = value;
 }
@@ -96,6 +114,10 @@ export class Rows {
     this.#used.clear();
   }
 }
+
+const MONEY = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+
+export const euros = (amount) => (amount === null ? "unknown" : MONEY.format(amount));
 
 /* The daemon's clock, as far as it can be known: replies carry no present time, only the end of
    the last cycle. It is never ahead of the daemon's present, and when it is another one than at

@@ -46,7 +46,8 @@ export const kindOf = (state) => (Object.hasOwn(STATES, state) ? STATES[state][0
 export const wordFor = (state) =>
   Object.hasOwn(STATES, state) ? STATES[state][1] : String(state).replaceAll("_", " ");
 
-const box = (from, to, top) => `M${from.toFixed(1)} ${top}H${to.toFixed(1)}V${BOTTOM}H${from.toFixed(1)}z`;
+const box = (from, to, top) =>
+  `M${from.toFixed(1)} ${top}H${to.toFixed(1)}V${BOTTOM}H${from.toFixed(1)}z`;
 
 function shape(kind, d) {
   const fill = KINDS[kind].hatched ? { fill: `url(#hatch-${kind})` } : {};
@@ -120,13 +121,14 @@ export function drawAxis(node, scale) {
   node.replaceChildren(...labels, svg("text", { x: now.toFixed(1), y: 16, class: "now" }, "now"));
 }
 
-/* [{kind, state, from, to}] in ms, clipped to what the track shows. */
+/* [{state, kind, since, from, to}] in ms: `from` and `to` clipped to what the track shows. */
 export function stretches(timeline) {
   const now = clock.now();
   return timeline
     .map(({ state, since }, i) => ({
       state,
       kind: kindOf(state),
+      since: Date.parse(since),
       from: Math.max(Date.parse(since), now - PAST),
       to: Math.min(i + 1 < timeline.length ? Date.parse(timeline[i + 1].since) : now, now),
     }))

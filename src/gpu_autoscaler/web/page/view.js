@@ -1,19 +1,29 @@
 /* What is on the page: the daemon's state as nodes, patched in place by key, so that nothing
-   flickers and the focus stays. Each part is made once; its patch writes what changed. */
+   flickers and the focus stays. Each part is made once; its patch writes what changed.
+   The instances have a file of their own. */
 
-import { Rows, arrange, attr, clock, duration, el, link, moment, name, setMoment, svg, text } from "./dom.js";
-import { KINDS, Scale, drawAxis, drawTrack, kindOf, setSwatch, stretches, swatch, wordFor } from "./timeline.js";
+import {
+  FOLD_ABOVE,
+  Rows,
+  arrange,
+  attr,
+  button,
+  el,
+  euros,
+  foldable,
+  link,
+  moment,
+  name,
+  setMoment,
+  svg,
+  text,
+} from "./dom.js";
+import { instances } from "./instances.js";
+import { KINDS, kindOf } from "./timeline.js";
 
-const FOLD_ABOVE = 8; // so many stopped instances, or quiet queues, are shown unfolded
-const FEW = 60; // rows that are laid out also while they are out of sight
 const SEVERITIES = ["error", "warning", "info"];
-const MONEY = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-const CLOCK_TIME = new Intl.DateTimeFormat("en-GB", { timeStyle: "short" });
 
 const byId = (id) => document.getElementById(id);
-const euros = (amount) => (amount === null ? "unknown" : MONEY.format(amount));
-
-const scale = new Scale();
 
 /* `handlers`: deed(verb, name) asks and acts; why(kind, key, title) explains. */
 export function createView(handlers) {
@@ -21,7 +31,13 @@ export function createView(handlers) {
   return {
     /* `own`: problems that only the page knows of, such as a daemon that does not answer. */
     show(status, own) {
-      for (const part of parts) part.show(status, own);
+      const focused = document.activeElement;
+      const broken = parts.flatMap((part) => failure(() => part.show(status, own)));
+      // a daemon of another version, or a mistake here: the rest is shown, and it is not hidden
+      if (broken.length) parts[0].show(status, [...own, UNREADABLE]);
+      // a row that changed its list was taken out for a moment, and lost it
+      if (focused.isConnected && focused !== document.activeElement)
+        focused.focus({ preventScroll: true });
     },
     /* The same state some time later, or at another width. */
     redraw() {
@@ -30,15 +46,20 @@ export function createView(handlers) {
   };
 }
 
-function button(label, subject, onclick) {
-  // the subject is for those who hear the button alone
-  return el("button", { type: "button", onclick }, label, el("span", { class: "unseen" }, ` ${subject}`));
-}
+const UNREADABLE = {
+  severity: "error",
+  subject: "This page",
+  text: "It cannot show everything that the daemon said. Reload it.",
+};
 
-/* Fill a <details> only while it is open: folded things cost nothing. */
-function foldable(details, fill) {
-  details.addEventListener("toggle", () => details.open && fill());
-  return () => details.open && fill();
+function failure(work) {
+  try {
+    work();
+    return [];
+  } catch (error) {
+    console.error(error);
+    return [error];
+  }
 }
 
 function problems() {
@@ -65,7 +86,10 @@ function problems() {
       const all = [...own, ...(status?.problems ?? [])];
       all.sort((a, b) => SEVERITIES.indexOf(a.severity) - SEVERITIES.indexOf(b.severity));
       const key = ({ severity, subject, text }) => JSON.stringify([severity, subject, text]);
-      arrange(section.querySelector("ul"), all.map((one) => rows.use(key(one), one)));
+      arrange(
+        section.querySelector("ul"),
+        all.map((one) => rows.use(key(one), one)),
+      );
       rows.sweep();
       section.hidden = all.length === 0;
     },
@@ -93,11 +117,15 @@ function figures() {
       const since = status.queues.map((queue) => queue.oldest_since).filter(Boolean);
       text(waiting.value, String(tasks));
       waiting.note.hidden = since.length === 0;
-      if (since.length) setMoment(oldest, since.reduce((a, b) => (Date.parse(a) < Date.parse(b) ? a : b)));
+      if (since.length)
+        setMoment(
+          oldest,
+          since.reduce((a, b) => (Date.parse(a) < Date.parse(b) ? a : b)),
+        );
 
       const kinds = Object.keys(KINDS).map((kind) => {
         const n = status.instances.filter(({ state }) => kindOf(state) === kind).length;
-        return n ? `${n} ${KINDS[kind].word}` : "";
+        return n ? `${n} ${KINDS[kind].word}`.replaceAll(" ", "\u00a0") : ""; // breaks between them
       });
       // the queues' own count: it knows of launches that no listing shows yet
       text(billed.value, String(status.queues.reduce((sum, queue) => sum + queue.billed, 0)));
@@ -125,10 +153,10 @@ function queues(handlers) {
   const [shown, folded] = section.querySelectorAll("ul");
   const details = section.querySelector(".folded");
   let quiet = [];
-  let busy = [];
+  let open = [];
   const place = () => {
     const use = (queue) => rows.use(queue.name, queue);
-    arrange(shown, busy.map(use));
+    arrange(shown, open.map(use));
     if (details.open) arrange(folded, quiet.map(use));
     rows.sweep();
   };
@@ -136,13 +164,13 @@ function queues(handlers) {
   return {
     show(status) {
       if (!status) return;
-      const isQuiet = (queue) => !queue.waiting && !queue.billed && !queue.paused_since;
+      const isQuiet = (queue) => !queue.waiting && !queue.paused_since;
       quiet = status.queues.filter(isQuiet);
       if (quiet.length <= FOLD_ABOVE) quiet = [];
-      busy = quiet.length ? status.queues.filter((queue) => !isQuiet(queue)) : status.queues;
+      open = quiet.length ? status.queues.filter((queue) => !isQuiet(queue)) : status.queues;
       place();
       details.hidden = quiet.length === 0;
-      text(details.querySelector("summary"), `${quiet.length} more queues: nothing waits, nothing runs`);
+      text(details.querySelector("summary"), `${quiet.length} more queues, where no task waits`);
       const empty = section.querySelector(".empty");
       empty.hidden = status.queues.length > 0;
       text(empty, "No queue is configured.");
@@ -182,7 +210,13 @@ function queueRow(key, handlers) {
     el("p", { class: "running" }, meter, numbers),
     el("p", { class: "because" }, paused, " ", because, " ", reason),
     details,
-    el("p", { class: "actions" }, button("Why?", key, () => handlers.why("queue", key, key)), pause, resume),
+    el(
+      "p",
+      { class: "actions" },
+      button("Why?", key, () => handlers.why("queue", key, key)),
+      pause,
+      resume,
+    ),
   );
   return {
     node,
@@ -192,7 +226,10 @@ function queueRow(key, handlers) {
       attr(node, "data-waits", now.waiting > 0);
       age.hidden = !now.oldest_since;
       if (now.oldest_since) setMoment(oldest, now.oldest_since);
-      text(numbers, `${now.billed} of ${now.max_instances} billed · ${now.busy} busy · ${now.capacity} ready or booting`);
+      text(
+        numbers,
+        `${now.billed} of ${now.max_instances} billed · ${now.busy} busy · ${now.capacity} ready or booting`,
+      );
       drawMeter(meter, now);
       text(because, now.because);
       text(reason, now.reason);
@@ -203,7 +240,12 @@ function queueRow(key, handlers) {
       details.hidden = now.tasks.length === 0;
       const [first] = now.tasks;
       const others = now.waiting - 1;
-      if (first) summary.replaceChildren("Next: ", name(first.name), others > 0 ? `, and ${others} more` : "");
+      if (first)
+        summary.replaceChildren(
+          "Next: ",
+          name(first.name),
+          others > 0 ? `, and ${others} more` : "",
+        );
       fill();
     },
   };
@@ -242,159 +284,28 @@ function drawMeter(node, { busy, capacity, billed, max_instances }) {
   const paths = [svg("path", { class: "slot", d: draw(0, slots, 2) })];
   if (busy) paths.push(svg("path", { class: "kind busy", d: draw(0, busy, 2) }));
   if (capacity) paths.push(svg("path", { class: "kind idle", d: draw(busy, capacity, 12) }));
-  if (others) paths.push(svg("path", { class: "kind others", d: draw(busy + capacity, others, 2) }));
+  if (others)
+    paths.push(svg("path", { class: "kind others", d: draw(busy + capacity, others, 2) }));
   node.replaceChildren(...paths);
-}
-
-function instances(handlers) {
-  const section = byId("instances");
-  const axis = section.querySelector(".axis .track");
-  const [shown, folded] = section.querySelectorAll("ul");
-  const details = section.querySelector(".folded");
-  const drawn = new Map(); // by name: draws its track anew
-  const rows = new Rows(({ name: key }) => instanceRow(key, handlers, drawn));
-  let off = [];
-  let on = [];
-  const place = () => {
-    section.classList.toggle("many", on.length > FEW || off.length > FEW);
-    const use = (instance) => rows.use(instance.name, instance);
-    arrange(shown, on.map(use));
-    if (details.open) arrange(folded, off.map(use));
-    rows.sweep();
-    const here = new Set([...on, ...off].map((instance) => instance.name));
-    for (const key of drawn.keys()) if (!here.has(key)) drawn.delete(key);
-  };
-  const redraw = () => {
-    drawAxis(axis, scale);
-    for (const draw of drawn.values()) draw();
-  };
-  foldable(details, place);
-  legend(section.querySelector(".legend"));
-  new ResizeObserver(([{ contentRect }]) => {
-    if (contentRect.width && scale.measure(contentRect.width)) redraw();
-  }).observe(axis);
-  return {
-    redraw,
-    show(status) {
-      if (!status) return;
-      const isOff = ({ state }) => kindOf(state) === "off";
-      off = status.instances.filter(isOff);
-      if (off.length <= FOLD_ABOVE) off = [];
-      on = off.length ? status.instances.filter((instance) => !isOff(instance)) : status.instances;
-      section.querySelector(".axis").hidden = status.instances.length === 0;
-      if (scale.measure(axis.getBoundingClientRect().width)) redraw();
-      place();
-      details.hidden = off.length === 0;
-      text(details.querySelector("summary"), `${off.length} stopped instances`);
-      const empty = section.querySelector(".empty");
-      empty.hidden = status.instances.length > 0;
-      text(empty, "The fleet has no instance. One is made when a task waits.");
-    },
-  };
-}
-
-function legend(node) {
-  for (const kind of Object.keys(KINDS)) {
-    const sign = swatch();
-    setSwatch(sign, kind);
-    node.append(el("span", {}, sign, KINDS[kind].word), " ");
-  }
-}
-
-function instanceRow(key, handlers, drawn) {
-  const [queue, place] = [name(), el("span")];
-  const sign = swatch();
-  const state = el("b");
-  const since = moment("for");
-  const anchor = el("a", {}, name());
-  const taskSince = moment("for");
-  const task = el("span", { class: "task" }, anchor, " ", el("small", {}, taskSince));
-  const because = el("span");
-  const track = svg("svg", { class: "track", role: "img" });
-  const step = el("span");
-  const due = moment("in");
-  const next = el("span", {}, step, " ", due);
-  const handsOff = el("span", { class: "hands-off" });
-  const why = button("Why?", key, () => handlers.why("instance", key, key, instance));
-  const deeds = new Map(
-    ["keep", "release", "stop"].map((verb) => {
-      const label = verb[0].toUpperCase() + verb.slice(1);
-      return [verb, button(label, key, () => handlers.deed(verb, key))];
-    }),
-  );
-  const node = el(
-    "li",
-    { class: "instance columns" },
-    el("div", { class: "who" }, el("h3", {}, name(key)), el("p", {}, queue, place)),
-    el("div", { class: "state" }, el("p", {}, sign, state, " ", since), el("p", {}, task, because)),
-    track,
-    el("div", { class: "next" }, el("p", {}, next, " ", handsOff), el("p", { class: "actions" }, why, ...deeds.values())),
-  );
-  let instance;
-  const draw = () => drawTrack(track, instance, scale);
-  track.addEventListener("pointermove", (event) => pointAt(event, track, instance));
-  return {
-    node,
-    patch(now) {
-      instance = now;
-      const kind = kindOf(now.state);
-      node.dataset.kind = kind;
-      const sameName = now.queue === now.type; // most queues are called as what they launch
-      text(queue, now.queue);
-      const price = now.eur_per_hour === null ? "" : ` · ${euros(now.eur_per_hour)}\u00a0EUR/h`;
-      text(place, `${sameName ? "" : ` · ${now.type}`} in ${now.zone}${price}`);
-      setSwatch(sign, kind);
-      text(state, wordFor(now.state));
-      setMoment(since, now.since);
-      task.hidden = !now.task;
-      because.hidden = Boolean(now.task);
-      text(because, now.because);
-      if (now.task) {
-        text(anchor.firstChild, now.task.name);
-        link(anchor, now.task.url);
-        setMoment(taskSince, now.task.since);
-        // not twice the same: it matters when the instance went from one task to the next
-        taskSince.hidden = Math.abs(Date.parse(now.task.since) - Date.parse(now.since)) < 60_000;
-      }
-      next.hidden = !now.next;
-      if (now.next) {
-        text(step, now.next.what);
-        setMoment(due, now.next.at);
-      }
-      text(handsOff, now.hands_off);
-      for (const [verb, deed] of deeds) {
-        const gone = !now.actions.includes(verb);
-        if (gone && deed === document.activeElement) why.focus(); // else the focus falls to the top
-        deed.hidden = gone;
-      }
-      drawn.set(key, draw);
-      draw();
-    },
-  };
-}
-
-/* What the mouse is over, as the drawing's title; keyboards and touch find it under "Why?". */
-function pointAt(event, track, instance) {
-  const area = track.getBoundingClientRect();
-  const at = scale.time(((event.clientX - area.left) / area.width) * scale.units);
-  const found = stretches(instance.timeline).find(({ from, to }) => from <= at && at < to);
-  let title = track.querySelector("title");
-  if (!title) track.prepend((title = svg("title")));
-  text(title, found ? stretchText(found) : "");
-}
-
-export function stretchText({ state, from, to }) {
-  const begin = CLOCK_TIME.format(from);
-  const end = to >= clock.now() - 1000 ? "now" : CLOCK_TIME.format(to);
-  return `${wordFor(state)} ${begin} to ${end} (${duration(to - from)})`;
 }
 
 function decisions() {
   const section = byId("decisions");
   const rows = new Rows(() => {
-    const [at, subject, verb, because, reason] = [moment("ago"), name(), el("b"), el("span"), el("code")];
+    const [at, subject, verb, because, reason] = [
+      moment("ago"),
+      name(),
+      el("b"),
+      el("span"),
+      el("code"),
+    ];
     return {
-      node: el("li", {}, el("p", {}, verb, " ", subject, " ", el("small", {}, at)), el("p", {}, because, " ", reason)),
+      node: el(
+        "li",
+        {},
+        el("p", {}, verb, " ", subject, " ", el("small", {}, at)),
+        el("p", {}, because, " ", reason),
+      ),
       patch(now) {
         setMoment(at, now.at);
         text(subject, now.subject);
@@ -413,7 +324,10 @@ function decisions() {
         seen.set(same, (seen.get(same) ?? 0) + 1);
         return `${same}${seen.get(same)}`;
       };
-      arrange(section.querySelector("ol"), status.decisions.map((one) => rows.use(key(one), one)));
+      arrange(
+        section.querySelector("ol"),
+        status.decisions.map((one) => rows.use(key(one), one)),
+      );
       rows.sweep();
       const empty = section.querySelector(".empty");
       empty.hidden = status.decisions.length > 0;
