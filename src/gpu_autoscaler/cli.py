@@ -14,16 +14,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gpu_autoscaler.commands import ask as asking
 from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
 from gpu_autoscaler.commands import emulate as emulating
+from gpu_autoscaler.commands import notify as notifying
 from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
 from gpu_autoscaler.commands import run as running
 from gpu_autoscaler.commands import simulate as simulating
 from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.load import ConfigError
+from gpu_autoscaler.config.secrets import api_token
 from gpu_autoscaler.config.units import parse_duration
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.runtime.logs import configure_logs
@@ -37,6 +40,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+notify = typer.Typer(
+    help="The channels on which people are told what is wrong.",
+    epilog="Example: gpu-autoscaler notify test --config config/queues.yaml",
+    no_args_is_help=True,
+)
+app.add_typer(notify, name="notify")
 out = Console()
 err = Console(stderr=True)
 
@@ -47,6 +56,13 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+UrlOption = Annotated[
+    str,
+    typer.Option(
+        envvar="GPU_AUTOSCALER_URL",
+        help="The running daemon; GPU_AUTOSCALER_API_TOKEN is its token.",
+    ),
+]
 DEFAULT_CONFIG = Path("config/queues.yaml")
 
 
@@ -93,6 +109,34 @@ def plan(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> 
     setup = _setup(config)
     configure_logs(setup.secrets.values())
     _exit(planning.plan(setup, SystemClock(), out, as_json=as_json))
+
+
+@app.command(
+    epilog="Example: gpu-autoscaler explain 'train resnet' --url https://autoscaler.example"
+)
+def explain(
+    name: Annotated[str, typer.Argument(help="A task's id or name, an instance, or a queue.")],
+    url: UrlOption = asking.DEFAULT_URL,
+    config: ConfigOption = DEFAULT_CONFIG,
+    as_json: JsonOption = False,
+) -> None:
+    """Why a task waits, why an instance is on, why nothing is done for a queue."""
+    asker = _asker(url, config)
+    _exit(asker.explain(name, out, as_json=as_json))
+
+
+@app.command(epilog="Example: gpu-autoscaler status --watch")
+def status(
+    url: UrlOption = asking.DEFAULT_URL,
+    config: ConfigOption = DEFAULT_CONFIG,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every few seconds.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Queues, instances, money, and what was decided lately."""
+    if watch and as_json:
+        raise typer.BadParameter("--watch is for people: leave out --json")
+    asker = _asker(url, config)
+    _exit(asker.status(out, watch=watch, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")
@@ -150,16 +194,30 @@ def down(
     _exit(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
 
 
+@notify.command(
+    name="test", epilog="Example: gpu-autoscaler notify test --config config/queues.yaml"
+)
+def notify_test(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
+    """One message to every channel, and which of them took it; exit 1 if one did not."""
+    setup = _setup(config)
+    configure_logs(setup.secrets.values())
+    _exit(notifying.notify_test(setup, out, as_json=as_json))
+
+
 @app.command(epilog="Example: gpu-autoscaler demo --speed 20000")
 def demo(
     as_json: JsonOption = False,
     speed: Annotated[
         float, typer.Option(help="Simulated seconds per second, at most.", min=1, max=1e9)
     ] = showing.DEFAULT_SPEED,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Only say where the page is.")
+    ] = False,
 ) -> None:
     """Two simulated days on this machine: both services, the daemon, a sample workload."""
     configure_logs((), level=logging.CRITICAL)
-    summary = showing.demo(speed, None if as_json else out)
+    browser = out.is_terminal and sys.stdin.isatty() and not no_browser
+    summary = showing.demo(speed, None if as_json else out, browser=browser)
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     raise typer.Exit(0 if showing.succeeded(summary) else 1)
@@ -218,6 +276,16 @@ def emulate(
 def main() -> None:
     """Entry point: errors of ours are sentences, never tracebacks."""
     app()
+
+
+def _asker(url: str, config: Path) -> asking.Asker:
+    """Asks the running daemon; where none is, what is configured says it by itself."""
+    try:
+        token = api_token(os.environ)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error.problems[0])) from None
+    configure_logs((token,) if token else (), level=logging.CRITICAL)
+    return asking.Asker(url, token, lambda: _setup(config), SystemClock())
 
 
 def _older_than(text: str, *, alone: bool) -> timedelta:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from gpu_autoscaler import cli
 from gpu_autoscaler.commands import run as running
+from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.emulator.bucket import InMemoryBucket
@@ -25,7 +26,9 @@ from gpu_autoscaler.runtime import loop as looping
 from gpu_autoscaler.runtime.clock import run_virtual
 from gpu_autoscaler.store.directory import DirectoryStore
 from gpu_autoscaler.web.heartbeat import DEADLINE_SECONDS, Heartbeat
-from tests.commands.site import Site, a_daemon_was_here, holder_of
+from gpu_autoscaler.web.notify import Notifier
+from gpu_autoscaler.web.wording import Message
+from tests.commands.site import ENV, Site, a_daemon_was_here, holder_of
 
 TEN_MINUTES = timedelta(minutes=10)
 URL = "https://ping.example/x"
@@ -41,6 +44,12 @@ class Run(Site):
             self.bucket = self.use_bucket(patch)
         self.pings: list[float] = []
         patch.setattr(running, "Heartbeat", lambda: Heartbeat(httpx.MockTransport(self._ping)))
+        self.file.write_text(f"{self.file.read_text()}notifications:\n- url: ${{NOTIFY}}\n")
+        patch.setitem(ENV, "NOTIFY", "json://team.example/x")
+        self.told: list[str] = []
+        patch.setattr(
+            running, "Notifier", lambda config, clock: Notifier(config, clock, self._tell)
+        )
 
     bucket: InMemoryBucket
 
@@ -48,6 +57,11 @@ class Run(Site):
         await self.clock.sleep(2)
         self.pings.append(self.clock.monotonic())
         return httpx.Response(200)
+
+    async def _tell(self, _: str, message: Message) -> bool:
+        await self.clock.sleep(3)
+        self.told.append(message.title)
+        return True
 
     async def once(self, **options: Any) -> int:
         given = {"dry_run": False, "once": True, "port": 0, **options}
@@ -196,6 +210,31 @@ def test_a_single_cycle_is_told_to_the_heartbeat_before_it_leaves(play: Play) ->
             assert len(site.pings) >= count
             assert site.clock.monotonic() - begun < 60 + DEADLINE_SECONDS
             site.pings[count:] = []
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["[test] over: lost worker: m1"]),
+        ({"dry_run": True}, []),
+        ({"if_lease_older_than": TEN_MINUTES}, []),
+    ],
+    ids=["once", "dry run", "covering for a daemon"],
+)
+def test_a_single_cycle_tells_what_is_over_before_it_leaves(
+    play: Play, options: dict[str, Any], told: list[str]
+) -> None:
+    async def scene(site: Run) -> None:
+        daemon = await a_daemon_was_here(site.bucket, site.clock)
+        now, lost = site.clock.now(), EpisodeKind.LOST_WORKER
+        stands = Episode(lost, "m1", now, "m1 fell silent", Severity.WARNING)
+        await daemon.save(Memory(planned_at=now, episodes=(stands,)))
+        await daemon.release()
+        await site.clock.sleep(3600)
+        assert await site.once(**options) == 0
+        assert site.told == told
 
     play(scene)
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from gpu_autoscaler.config.load import load_config
 from gpu_autoscaler.config.models import (
     AgentConfig,
+    ChannelConfig,
     ClearmlConfig,
     Config,
     PlacementConfig,
@@ -44,9 +45,16 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     whole = re.sub(r"^( *)# (?=[a-z_]+: [^ ]*( --\S+ \S+)?$)", r"\1", text, flags=re.MULTILINE)
     whole = re.sub(r"^# (store:|  [a-z]+: \S+)$", r"\1", whole, flags=re.MULTILINE)
+    channels = r"^# (notifications:|  - url: \S+|    min_severity: \w+)$"
+    whole = re.sub(channels, r"\1", whole, flags=re.MULTILINE)
     path = tmp_path / "whole.yaml"
     path.write_text(whole)
-    config = load_config(path, {**ENV, "GPU_AUTOSCALER_HEARTBEAT_URL": "https://hc.org/ping"})
+    urls = {
+        "GPU_AUTOSCALER_HEARTBEAT_URL": "https://hc.org/ping",
+        "GPU_AUTOSCALER_NOTIFY_URL": "json://hooks.org/x",
+    }
+    config = load_config(path, {**ENV, **urls})
+    assert config.notifications == (ChannelConfig(url="json://hooks.org/x"),), "the default"
     assert config.max_eur_per_hour is not None
     assert config.heartbeat_url == "https://hc.org/ping"
     assert config.store is not None
@@ -69,12 +77,15 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         PlacementConfig,
         VolumeConfig,
         AgentConfig,
+        ChannelConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     keys = [name for name in model.model_fields if name != "name"]
-    missing = [key for key in keys if not re.search(rf"(^[ #]*|{{|, ){key}: ?", text, re.MULTILINE)]
+    missing = [
+        key for key in keys if not re.search(rf"(^[ #-]*|{{|, ){key}: ?", text, re.MULTILINE)
+    ]
     assert missing == []
 
 

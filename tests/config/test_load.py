@@ -123,6 +123,52 @@ def test_a_mistake_is_named_with_line_and_key(line: str, message: str) -> None:
     assert problems(with_mistake(line)) == [f"c.yaml:{message}"]
 
 
+CHANNEL = "notifications:\n- url: ${NOTIFY}\n"
+
+
+@pytest.mark.parametrize(
+    "url", ["hunter2", "hunter2://x", "https://hunter2.org/", "json://", "json://a, json://hunter2"]
+)
+def test_a_channel_that_is_not_understood_is_named_and_not_quoted(
+    url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = problems(HEAD + CHANNEL + QUEUE, {"NOTIFY": url})
+    what = "not a URL that apprise understands, such as mailto://user:pass@host"
+    assert said == [f"c.yaml:4: notifications[0].url: {what}"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_channels_are_read_and_keep_their_urls_to_themselves() -> None:
+    text = f"{HEAD}{CHANNEL}  min_severity: error\n- url: ${{TEAM}}\n{QUEUE}"
+    env = {"NOTIFY": "json://127.0.0.1/hunter2", "TEAM": "json://127.0.0.1/hunter3"}
+    config = load(text, env)
+    assert [channel.url for channel in config.notifications] == list(env.values())
+    assert [channel.min_severity for channel in config.notifications] == ["error", "info"]
+    assert "hunter" not in f"{config!r} {config} {config.notifications!r}"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            "  min_severity: loud",
+            "5: notifications[0].min_severity: 'loud': expected 'info', 'warning' or 'error'",
+        ),
+        (
+            "  min_severty: info",
+            "5: notifications[0].min_severty: unknown key; did you mean min_severity?",
+        ),
+        (
+            "- url: ${NOTIFY}",
+            "3: notifications: a url is listed twice: everything would be told twice there",
+        ),
+    ],
+)
+def test_a_mistake_in_a_channel(more: str, message: str) -> None:
+    env = {"NOTIFY": "json://127.0.0.1/hunter2"}
+    assert problems(f"{HEAD}{CHANNEL}{more}\n{QUEUE}", env) == [f"c.yaml:{message}"]
+
+
 @pytest.mark.parametrize(("mistake", "message"), table("mistakes_in_a_queue.txt"))
 def test_a_mistake_in_a_queue_is_named_with_line_and_key(mistake: str, message: str) -> None:
     text = HEAD + QUEUE + "".join(f"    {line}\n" for line in mistake.splitlines())

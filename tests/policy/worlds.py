@@ -27,6 +27,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
     ZoneView,
 )
+from gpu_autoscaler.domain.requests import Request
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.plan import plan
@@ -183,10 +184,13 @@ class Story:
     dark_zones: set[str] = field(default_factory=set)
     clearml_down: bool = False
     queue_exists: bool = True
+    queue_tags: tuple[str, ...] = ()
     prices: dict[str, float] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     specs: dict[str, str] = field(default_factory=lambda: {QUEUE: SPEC})
     lost_memory: bool = False
+    requests: list[Request] = field(default_factory=list)
+    """What operators ask before the next cycle."""
     skew: timedelta = timedelta(0)
     """How far ClearML's clock is ahead of ours; the times here are corrected already."""
     last: Plan | None = None
@@ -274,6 +278,7 @@ class Story:
             prices=self.prices,
             outcomes=tuple(self.outcomes),
             lost_memory=self.lost_memory,
+            requests=tuple(self.requests),
         )
 
     def _ended(self) -> tuple[Task, ...] | None:
@@ -296,7 +301,7 @@ class Story:
         if not self.queue_exists:
             return {}
         entries = tuple(Entry(name, START) for name in self.entries)
-        return {QUEUE: Queue(QUEUE_ID, QUEUE, entries)}
+        return {QUEUE: Queue(QUEUE_ID, QUEUE, entries, self.queue_tags)}
 
     def _zone(self, zone: str, found: list[Instance]) -> ZoneView:
         if zone in self.dark_zones:
@@ -320,6 +325,7 @@ class Story:
                 self.workers[name] = replace(worker, last_report_at=self.now - seconds(1))
         self.last = plan(self.world(), self.memory, self.config, self.now)
         self.memory, self.outcomes, self.lost_memory = self.last.memory, [], False
+        self.requests = []
         return self.last
 
     def wait(self, duration: timedelta) -> Plan:

@@ -72,6 +72,9 @@ class FakeClearml:
         self.ended_since.append(since)
         return self.ended
 
+    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
+        await self.wire.call("tag_queue", f"{queue.name} {paused}")
+
     async def requeue_to_front(self, task: Task, note: str) -> None:
         await self.wire.call("requeue_to_front", task.id)
         self.notes.append(note)

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import ConfigWatcher, Reload
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.errors import OutOfStock, StateRefused, Transient
 from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import Entry, Queue
@@ -128,6 +129,16 @@ def test_a_wake_shortens_the_pause() -> None:
         return begun
 
     assert ran(run) == [0, 10, 40]
+
+
+def test_a_cycle_tells_how_long_it_took() -> None:
+    async def run(daemon: Daemon) -> list[float]:
+        daemon.wire.slow[f"instances {ZONE}"] = 4
+        await daemon.clock.sleep(7)
+        cycle = await daemon.loop.cycle()
+        return [cycle.ended - cycle.began, daemon.clock.monotonic() - cycle.ended]
+
+    assert ran(run) == [4, 0]
 
 
 def test_failing_fast_is_not_asking_fast() -> None:
@@ -313,18 +324,19 @@ def test_a_cycle_that_breaks_does_not_end_the_daemon() -> None:
         with capture_logs() as lines:
             begun = await daemon.run_for(seconds(70))
         assert [line["event"] for line in lines] == ["leading", *["cycle failed"] * 3]
-        assert daemon.loop.last_finished_at() is None, "and health can say so"
+        assert daemon.loop.last is None, "and health can say so"
         return begun
 
     assert ran(run) == [0, 30, 60]
 
 
 def test_the_last_finished_cycle_is_told_with_its_end() -> None:
-    async def run(daemon: Daemon) -> datetime | None:
+    async def run(daemon: Daemon) -> datetime:
         daemon.wire.slow["instances"] = 7
         await daemon.loop.prepare()
         await daemon.loop.cycle()
-        return daemon.loop.last_finished_at()
+        assert daemon.loop.last is not None
+        return daemon.loop.last.finished_at
 
     assert ran(run) == NOW + seconds(7)
 
@@ -394,5 +406,19 @@ def test_a_look_keeps_says_and_begins_nothing() -> None:
         assert daemon.store.memory is before
         assert lines == []
         assert daemon.loop.last is None
+
+    ran(run)
+
+
+def test_a_cycle_knows_what_stood_before_it() -> None:
+    """Whoever tells people compares that with what stands now."""
+
+    async def run(daemon: Daemon) -> None:
+        gone = Episode(EpisodeKind.LOST_WORKER, "m1", NOW, "m1 fell silent", Severity.WARNING)
+        daemon.store.memory = Memory(planned_at=NOW - seconds(30), episodes=(gone,))
+        await daemon.loop.prepare()
+        for before in ((gone,), ()):
+            cycle = await daemon.loop.cycle()
+            assert (cycle.stood_before, cycle.plan.memory.episodes) == (before, ())
 
     ran(run)

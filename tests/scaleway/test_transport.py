@@ -7,6 +7,7 @@ import httpx
 import pytest
 import respx
 
+from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.errors import NotFound, Transient
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
 from gpu_autoscaler.scaleway.api import ScalewayApi
@@ -17,12 +18,16 @@ PATH = "/instance/v1/zones/fr-par-2/things"
 
 
 def talk(
-    answer: Callable[[httpx.Request], Any], scene: Callable[[Transport], Coroutine[Any, Any, Any]]
+    answer: Callable[[httpx.Request], Any],
+    scene: Callable[[Transport], Coroutine[Any, Any, Any]],
+    on_call: OnCall = nobody,
 ) -> tuple[Any, respx.models.CallList]:
     """Run a scene against a server that answers by this function: result and calls."""
 
     async def main() -> Any:
-        transport = Transport(SECRET, LoopClock(), api_url=API, transport=None, call_deadline=15)
+        transport = Transport(
+            SECRET, LoopClock(), api_url=API, transport=None, call_deadline=15, on_call=on_call
+        )
         try:
             return await scene(transport)
         finally:
@@ -193,3 +198,36 @@ def test_a_secret_that_is_no_header_is_not_quoted() -> None:
     with pytest.raises(Transient, match="could not be written") as caught:
         talk(of(error, error, error), lambda t: t.get(PATH))
     assert SECRET not in str(caught.value)
+
+
+class Heard(list[tuple[str, str, float]]):
+    """What an observer of requests was told."""
+
+    def __call__(self, api: str, outcome: str, seconds: float) -> None:
+        self.append((api, outcome, round(seconds, 1)))
+
+
+def test_each_request_is_told_to_the_observer() -> None:
+    heard, good = Heard(), httpx.Response(200, json={"a": 1})
+    talk(of(httpx.Response(502), httpx.ConnectError("no"), good), lambda t: t.get(PATH), heard)
+    assert [(api, outcome) for api, outcome, _ in heard] == [
+        ("scaleway", "transient"),
+        ("scaleway", "transient"),
+        ("scaleway", "ok"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (of(refuse(404, NOT_FOUND)), ("scaleway", "not_found", 0.0)),
+        (hang, ("scaleway", "transient", 15.0)),
+    ],
+)
+def test_an_error_is_told_by_its_kind(
+    answer: Callable[[httpx.Request], Any], told: tuple[str, str, float]
+) -> None:
+    heard = Heard()
+    with pytest.raises((NotFound, Transient)):
+        talk(answer, lambda t: t.send("PATCH", PATH, json={}), heard)
+    assert heard == [told]

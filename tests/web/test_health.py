@@ -1,14 +1,23 @@
 """`/healthz` tells whether the loop turns, by the last finished cycle alone."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
-from gpu_autoscaler.web.health import health_app
+from gpu_autoscaler.web.health import health_routes
 
 INTERVAL = timedelta(seconds=30)
+
+
+@dataclass
+class Finished:
+    """A cycle, as far as health looks at it."""
+
+    finished_at: datetime
 
 
 class Probe:
@@ -19,13 +28,14 @@ class Probe:
         self.finished_at: datetime | None = None
         self.interval = INTERVAL
         self.leads = True
-        app = health_app(self, self.clock)
+        app = Starlette(routes=health_routes(self, self.clock))
         self._client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://daemon"
         )
 
-    def last_finished_at(self) -> datetime | None:
-        return self.finished_at
+    @property
+    def last(self) -> Finished | None:
+        return Finished(self.finished_at) if self.finished_at else None
 
     async def get(self, path: str = "/healthz", method: str = "GET") -> httpx.Response:
         return await self._client.request(method, path)

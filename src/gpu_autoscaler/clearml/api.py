@@ -1,4 +1,4 @@
-"""What the daemon asks of ClearML, and the one thing it changes there.
+"""What the daemon asks of ClearML, and the two things it changes there.
 
 A cycle makes three reads, however many queues and tasks there are: listings are paged at the
 server's maximum. Filters are applied again on our side, because the server ignores those that
@@ -21,9 +21,10 @@ from gpu_autoscaler.clearml.transport import (
     Session,
 )
 from gpu_autoscaler.clearml.wire import Reply
+from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.domain.errors import Rejected, Transient
-from gpu_autoscaler.domain.model import Queue, Task, TaskStatus, Worker
+from gpu_autoscaler.domain.errors import NotFound, Rejected, Transient
+from gpu_autoscaler.domain.model import PAUSE_TAG, Queue, Task, TaskStatus, Worker
 
 __all__ = ["ClearmlApi", "Credentials"]
 
@@ -55,11 +56,17 @@ class ClearmlApi:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         call_deadline: float = CALL_DEADLINE,
+        on_call: OnCall = nobody,
         session: Session | None = None,
     ) -> None:
         """`session`: a ready one, before everything that says how to reach ClearML."""
         self._session = session or Session(
-            api_host, credentials, clock, transport=transport, call_deadline=call_deadline
+            api_host,
+            credentials,
+            clock,
+            transport=transport,
+            call_deadline=call_deadline,
+            on_call=on_call,
         )
 
     async def __aenter__(self) -> Self:
@@ -154,6 +161,16 @@ class ClearmlApi:
                     f" wait in queue {task.queue_id}: enqueue it by hand if it does not run"
                 ) from None
             # an agent was waiting and took it between the two calls: better than at the front
+
+    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
+        """Set, or take away, the tag that keeps agents from pulling from a queue; its other tags
+        stay as they are by then. NotFound when there is no such queue any more."""
+        present = (await self.queues([queue.name])).get(queue.name)
+        if present is None or present.id != queue.id:
+            raise NotFound(f"ClearML has no queue {queue.name} any more")
+        tags = [tag for tag in present.tags if tag != PAUSE_TAG]
+        body = {"queue": queue.id, "tags": [*tags, PAUSE_TAG] if paused else tags}
+        await self._session.call("queues.update", body, wire.DONE)
 
     async def _enqueue(self, task: Task, reason: Mapping[str, Any]) -> bool:
         """Enqueue; True when it waited in the queue already."""

@@ -20,6 +20,7 @@ import tenacity
 from pydantic import ValidationError
 
 from gpu_autoscaler.clearml.wire import LOGIN_REPLY, Claims, Meta, Reply, Verdict
+from gpu_autoscaler.domain.calls import OnCall, Request, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import (
     ApiError,
@@ -51,6 +52,9 @@ SKEW_STEP = timedelta(seconds=1.5)
 """By so much a new measurement must differ to count: dates in whole seconds differ from each other
 by up to one, and a moment must not get another time in every cycle."""
 LOGIN = "auth.login"
+
+API = "clearml"
+"""Under this name its requests are counted."""
 
 UNKNOWN_TASK = frozenset({101, 130})
 """Result subcodes of "no such task" (an unknown queue is 701, which is no verdict on the task)."""
@@ -109,12 +113,13 @@ class Session:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         call_deadline: float = CALL_DEADLINE,
+        on_call: OnCall = nobody,
     ) -> None:
         self._base = api_host.rstrip("/")
         url = httpx.URL(self._base)
         self._host = f"{url.host}:{url.port}" if url.port else url.host
         self._credentials = credentials
-        self._clock = clock
+        self._clock, self._on_call = clock, on_call
         self._deadline = call_deadline
         self._token: _Token | None = None
         self.skew = timedelta(0)
@@ -190,6 +195,13 @@ class Session:
 
     async def _send(self, method: str, authorization: str, body: Mapping[str, Any]) -> Answer:
         """One HTTP request, whatever its status; raises Transient when there is no answer."""
+        with Request(API, self._clock, self._on_call) as request:
+            answer = await self._receive(method, authorization, body)
+            if answer.status != httpx.codes.OK:
+                request.refused(self._classify(method, answer))
+            return answer
+
+    async def _receive(self, method: str, authorization: str, body: Mapping[str, Any]) -> Answer:
         try:
             async with self._client.stream(
                 "POST",

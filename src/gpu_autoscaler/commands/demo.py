@@ -8,12 +8,15 @@ figure depends on how fast this machine is.
 import asyncio
 import itertools
 import tempfile
+import webbrowser
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from gpu_autoscaler.commands.demo_page import DemoPage
 from gpu_autoscaler.commands.demo_view import View
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
 from gpu_autoscaler.commands.wiring import build_loop, open_services
@@ -57,14 +60,26 @@ class _Fixed:
         return None
 
 
-def demo(speed: float, console: Console | None) -> dict[str, Any]:
-    """Run it to its end; with a console, show it. Returns the summary."""
-    watch = Stopwatch()
-    with tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-") as directory:
-        summary = run_virtual(_demo(Path(directory), console), speed)
-    summary["wall_s"] = round(watch.seconds(), 1)
-    if console is not None:
-        View.close(console, summary)
+def demo(speed: float, console: Console | None, *, browser: bool = False) -> dict[str, Any]:
+    """Run it to its end; with a console, show it there and on a page. Returns the summary.
+
+    Raises OSError when no port is to be had.
+    """
+    watch, page = Stopwatch(), DemoPage()
+    with ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-")
+        directory = Path(stack.enter_context(temporary))
+        if console is not None:
+            url = stack.enter_context(page.served())
+            console.print(f"The status page is at {url}", highlight=False)
+            if browser:
+                webbrowser.open(url)
+        summary = run_virtual(_demo(directory, console, page), speed)
+        summary["wall_s"] = round(watch.seconds(), 1)
+        if console is not None:
+            View.close(console, summary)
+            if browser:
+                console.input("The page stays until you press Enter. ")
     return summary
 
 
@@ -76,7 +91,7 @@ def succeeded(summary: dict[str, Any]) -> bool:
     )
 
 
-async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
+async def _demo(directory: Path, console: Console | None, page: DemoPage) -> dict[str, Any]:
     clock = LoopClock()
     timeline = Timeline(clock)
     clearml = ClearmlModel(timeline, RandomIds())
@@ -97,7 +112,7 @@ async def _demo(directory: Path, console: Console | None) -> dict[str, Any]:
     start = clock.now()
     view = View(console, config, clock, start) if console is not None else None
     people = asyncio.create_task(_people(clearml, scaleway, queue_ids, clock))
-    daemon = _Daemon(config, clearml, scaleway, clock, directory)
+    daemon = _Daemon(config, clearml, scaleway, clock, directory, page)
     tasks: list[str] = []
     await daemon.start()
     restarted = False
@@ -137,8 +152,10 @@ class _Daemon:
         scaleway: ScalewayModel,
         clock: LoopClock,
         directory: Path,
+        page: DemoPage,
     ) -> None:
         self._config, self._clock, self._directory = config, clock, directory
+        self._page = page
         calls = Calls()
         self._clearml = clearml_app(clearml, Faults(), calls)
         self._scaleway = scaleway_app(scaleway, Faults(), calls, {EMULATED_KEY: FULL_ACCESS})
@@ -178,6 +195,7 @@ class _Daemon:
             ) as services:
                 source = _Fixed(self._config)
                 self.loop = build_loop(source, secrets, services, store, self._clock)
+                self._page.shows(self.loop)
                 await self.loop.prepare()
                 self._begun.set()
                 await self.loop.run()

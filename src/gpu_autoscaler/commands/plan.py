@@ -14,8 +14,8 @@ from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.loop import Cycle
 
 
-async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -> int:
-    """Observe, decide, and print. 1 when something did not answer."""
+async def look(setup: Setup, clock: Clock) -> Cycle:
+    """Observe and decide once, from the memory that there is; nothing is changed."""
     async with open_services(setup.config, setup.secrets, clock) as services:
         store = read_only_store(setup)
         loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
@@ -24,6 +24,12 @@ async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -
         if memory is None:
             # what a daemon would do once a second observation has agreed with the first
             cycle = await loop.look(replace(cycle.plan.memory, unconfirmed_need=None))
+    return cycle
+
+
+async def plan(setup: Setup, clock: Clock, console: Console, *, as_json: bool) -> int:
+    """Observe, decide, and print. 1 when something did not answer."""
+    cycle = await look(setup, clock)
     if as_json:
         console.print_json(json.dumps(as_dict(cycle)))
     else:

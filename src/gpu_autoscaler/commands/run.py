@@ -14,10 +14,14 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
-from gpu_autoscaler.runtime.loop import Loop
+from gpu_autoscaler.runtime.clock import SystemClock
+from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.web.health import health_app
+from gpu_autoscaler.web.app import surface_app
 from gpu_autoscaler.web.heartbeat import Heartbeat
+from gpu_autoscaler.web.metrics import Metrics
+from gpu_autoscaler.web.notify import Notifier
+from gpu_autoscaler.web.watchdog import Watchdog
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -50,11 +54,18 @@ async def run(
             age = None if if_lease_older_than is None else await kept.age()
             if age is not None and if_lease_older_than is not None and age < if_lease_older_than:
                 return _nothing_done(f"a daemon was here {format_duration(age)} ago")
+        metrics = Metrics()
         services = await stack.enter_async_context(
-            open_services(setup.config, setup.secrets, clock)
+            open_services(setup.config, setup.secrets, clock, on_call=metrics.called)
         )
-        heartbeat = await stack.enter_async_context(Heartbeat())
-        beats = not dry_run and if_lease_older_than is None  # else it would cover for the dead
+        # a dry run does nothing, and who covers for a daemon must not look like one
+        tells = not dry_run and if_lease_older_than is None
+        followers = await _followers(setup, clock, stack) if tells else _Followers()
+
+        def told(cycle: Cycle) -> None:
+            metrics.cycled(cycle)
+            followers.cycled(cycle)
+
         loop = build_loop(
             setup.watcher,
             setup.secrets,
@@ -62,17 +73,26 @@ async def run(
             store,
             clock,
             dry_run=dry_run,
-            on_cycle=heartbeat.cycled if beats else lambda _: None,
+            on_cycle=told,
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)
         if once:
             code = await _run_once(loop)
-            await heartbeat.sent()
+            await followers.sent()
             return code
         # before the lease is taken, which a port that is taken would keep from others
         listener = stack.enter_context(bind(ALL_INTERFACES, port))
-        heard_at = await stack.enter_async_context(served(health_app(loop, clock), listener))
+        surface = surface_app(
+            loop, clock, setup.secrets.api_token, metrics.exposition, dry_run=dry_run
+        )
+        heard_at = await stack.enter_async_context(served(surface, listener))
+        events = asyncio.get_running_loop()
+
+        def warn(text: str) -> None:
+            events.call_soon_threadsafe(followers.stalled, text)
+
+        stack.enter_context(Watchdog(loop, SystemClock(), warn=warn))
         await loop.prepare()
         log.info(
             "started",
@@ -84,6 +104,37 @@ async def run(
         await loop.run()
         log.info("stopped", instances="left as they are")
         return 0
+
+
+class _Followers:
+    """Who is told of each cycle besides the metrics; nobody, unless somebody is given."""
+
+    def __init__(
+        self, heartbeat: Heartbeat | None = None, notifier: Notifier | None = None
+    ) -> None:
+        self._all = [each for each in (heartbeat, notifier) if each is not None]
+        self._notifier = notifier
+
+    def cycled(self, cycle: Cycle) -> None:
+        """A cycle ended."""
+        for each in self._all:
+            each.cycled(cycle)
+
+    def stalled(self, text: str) -> None:
+        """None has ended for long."""
+        if self._notifier is not None:
+            self._notifier.stalled(text)
+
+    async def sent(self) -> None:
+        """Wait until they have called whom they call; their deadlines bound it."""
+        await asyncio.gather(*(each.sent() for each in self._all))
+
+
+async def _followers(setup: Setup, clock: Clock, stack: AsyncExitStack) -> _Followers:
+    return _Followers(
+        await stack.enter_async_context(Heartbeat()),
+        await stack.enter_async_context(Notifier(setup.config, clock)),
+    )
 
 
 def _refuse_forgetting(setup: Setup) -> None:

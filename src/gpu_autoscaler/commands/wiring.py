@@ -14,6 +14,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.problems import ConfigError, Problem
 from gpu_autoscaler.config.secrets import Secrets, load_secrets
 from gpu_autoscaler.config.watch import ConfigWatcher
+from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.model import FleetTags
 from gpu_autoscaler.runtime.execute import DryExecutor, Executor, LiveExecutor
@@ -75,8 +76,12 @@ async def open_services(
     *,
     clearml_transport: httpx.AsyncBaseTransport | None = None,
     scaleway_transport: httpx.AsyncBaseTransport | None = None,
+    on_call: OnCall = nobody,
 ) -> AsyncIterator[Services]:
-    """Clients of both services; the transports stand in for the network where there is none."""
+    """Clients of both services; the transports stand in for the network where there is none.
+
+    `on_call` hears of every request to either.
+    """
     async with AsyncExitStack() as stack:
         clearml = await stack.enter_async_context(
             ClearmlApi(
@@ -84,6 +89,7 @@ async def open_services(
                 Credentials(secrets.clearml_access_key, secrets.clearml_secret_key),
                 clock,
                 transport=clearml_transport,
+                on_call=on_call,
             )
         )
         scaleway = await stack.enter_async_context(
@@ -94,6 +100,7 @@ async def open_services(
                 clock,
                 api_url=config.scaleway.api_url,
                 transport=scaleway_transport,
+                on_call=on_call,
             )
         )
         yield Services(clearml, scaleway)

@@ -12,6 +12,7 @@ from gpu_autoscaler.config.fields import looks_secret
 from gpu_autoscaler.config.models import (
     CROSS_FIELD,
     AgentConfig,
+    ChannelConfig,
     ClearmlConfig,
     Config,
     PlacementConfig,
@@ -30,6 +31,7 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     ("clearml",): ClearmlConfig,
     ("scaleway",): ScalewayConfig,
     ("store",): StoreConfig,
+    ("notifications", "*"): ChannelConfig,
     ("queues", "*"): QueueConfig,
     ("queues", "*", "placements", "*"): PlacementConfig,
     ("queues", "*", "volume"): VolumeConfig,
@@ -42,6 +44,7 @@ _REQUIRED = {
     "scaleway": "with project_id, unless the scw configuration file has a default_project_id",
     "project_id": "here, or as default_project_id in the scw configuration file",
     "bucket": "the name of a bucket that exists",
+    "url": "where to send to, as ${GPU_AUTOSCALER_NOTIFY_URL}",
     "queues": "at least one queue",
 }
 
@@ -60,6 +63,7 @@ _EXPECTED = {
 _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "value_error": lambda context: str(context["error"]),
     "literal_error": lambda context: f"expected {context['expected']}",
+    "enum": lambda context: f"expected {context['expected']}",
     "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
     "too_short": lambda context: "needs at least one",
     "string_too_short": lambda context: "expected text",
@@ -124,7 +128,10 @@ def _may_be_shown(path: KeyPath) -> bool:
     key = str(path[-1])
     model = _model_at(path[:-1])
     field = model.model_fields.get(key) if model else None
-    return not looks_secret(key) and (field is None or field.repr)
+    # text where keys are expected may be the secret that belongs under one of them
+    section = _model_at(path)
+    hidden = section is not None and not all(f.repr for f in section.model_fields.values())
+    return not (looks_secret(key) or hidden) and (field is None or field.repr)
 
 
 def _nearest(key: str, allowed: Collection[str]) -> str | None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from gpu_autoscaler.config.channels import open_channel
 from gpu_autoscaler.config.units import parse_duration, parse_size
 
 MAX_NAME_LENGTH = 100
@@ -103,6 +104,12 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _channel_url(value: str) -> str:
+    if open_channel(value) is None:
+        raise ValueError("not a URL that apprise understands, such as mailto://user:pass@host")
+    return value
+
+
 def _whole_number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
@@ -135,6 +142,7 @@ Count = Annotated[int, Field(ge=0)]
 Url = Annotated[str, AfterValidator(_url)]
 FullUrl = Annotated[str, AfterValidator(_full_url)]
 """Kept as it is written, a query and a last slash included."""
+ChannelUrl = Annotated[str, AfterValidator(_channel_url)]
 Uuid = Annotated[
     str,
     matching(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "expected a UUID"),

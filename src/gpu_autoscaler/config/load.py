@@ -18,6 +18,7 @@ from gpu_autoscaler.config.machine import (
 )
 from gpu_autoscaler.config.models import CROSS_FIELD, Config, QueueConfig
 from gpu_autoscaler.config.problems import ConfigError, KeyPath, Problem
+from gpu_autoscaler.config.secrets import PREFIX
 
 __all__ = ["ConfigError", "Problem", "load_config", "parse_config"]
 
@@ -43,6 +44,7 @@ def parse_config(content: bytes, file: str, env: Mapping[str, str]) -> Config:
     data |= _from_machine(document, data.pop("clearml", None), env, "clearml", "api_host")
     data |= _from_machine(document, data.pop("scaleway", None), env, "scaleway", "project_id")
     _check_defaults(document, defaults)
+    _check_channels(document, data.get("notifications"))
     if isinstance(data.get("queues"), dict):
         data["queues"] = {
             name: _resolve(document, name, queue, defaults)
@@ -127,11 +129,22 @@ def _check_keys(document: Document, path: KeyPath, queue: Mapping[str, Any]) -> 
     agent = queue.get("agent")
     environment = agent.get("environment") if isinstance(agent, dict) else None
     for variable in environment if isinstance(environment, dict) else ():
-        place = (*path, "agent", "environment", variable)
-        raw = document.mark(place).raw
-        if looks_secret(variable) and raw and _REFERENCE.fullmatch(raw) is None:
-            message = f"a secret does not belong in this file; write ${{{variable}}}"
-            document.report(place, f"{message} and set it in the daemon's environment")
+        if looks_secret(variable):
+            _check_reference(document, (*path, "agent", "environment", variable), variable)
+
+
+def _check_channels(document: Document, channels: Any) -> None:
+    for index, channel in enumerate(channels if isinstance(channels, list) else ()):
+        if isinstance(channel, dict) and "url" in channel:
+            _check_reference(document, ("notifications", index, "url"), f"{PREFIX}NOTIFY_URL")
+
+
+def _check_reference(document: Document, place: KeyPath, variable: str) -> None:
+    """Report a secret that is written out."""
+    raw = document.mark(place).raw
+    if raw and _REFERENCE.fullmatch(raw) is None:
+        message = f"a secret does not belong in this file; write ${{{variable}}}"
+        document.report(place, f"{message} and set it in the daemon's environment")
 
 
 def _source(document: Document, place: KeyPath) -> KeyPath:

@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from gpu_autoscaler.config.fields import (
+    ChannelUrl,
     Count,
     Duration,
     FullUrl,
@@ -37,6 +38,7 @@ from gpu_autoscaler.config.fields import (
     matching,
 )
 from gpu_autoscaler.config.units import format_duration, format_size
+from gpu_autoscaler.domain.episodes import Severity
 from gpu_autoscaler.domain.model import Placement
 
 CROSS_FIELD = "cross_field"
@@ -273,6 +275,15 @@ class StoreConfig(_Settings):
         return endpoint
 
 
+class ChannelConfig(_Settings):
+    """Where people are told what is wrong."""
+
+    url: ChannelUrl = Field(repr=False)
+    """As apprise writes it. Whoever knows it can write there, so it is a secret."""
+    min_severity: Severity = Severity.INFO
+    """What matters less is not told there."""
+
+
 class Config(_Settings):
     """Everything one deployment of the daemon was told."""
 
@@ -293,6 +304,7 @@ class Config(_Settings):
     """Where the memory is instead."""
     heartbeat_url: FullUrl | None = Field(default=None, repr=False)
     """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
+    notifications: tuple[ChannelConfig, ...] = Field(default=(), repr=False)
     clearml: ClearmlConfig = ClearmlConfig()
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)
@@ -324,6 +336,14 @@ class Config(_Settings):
         if re.fullmatch(KEY, key, re.ASCII) is None:
             raise ValueError("needs a key: the fleet's name is not fit for one")
         return store.model_copy(update={"key": key})
+
+    @field_validator("notifications")
+    @classmethod
+    def _told_once(cls, channels: tuple[ChannelConfig, ...]) -> tuple[ChannelConfig, ...]:
+        urls = [channel.url for channel in channels]
+        if len(set(urls)) < len(urls):
+            raise ValueError("a url is listed twice: everything would be told twice there")
+        return channels
 
     @property
     def zones(self) -> tuple[str, ...]:

@@ -71,6 +71,18 @@ def load_secrets(env: Mapping[str, str]) -> Secrets:
     )
 
 
+def api_token(env: Mapping[str, str]) -> str | None:
+    """The token of the daemon's API alone: whoever only asks needs no other secret.
+
+    Raises ConfigError.
+    """
+    reading = _Reading(env)
+    token = reading.one("api_token")
+    if reading.problems:
+        raise ConfigError(reading.problems)
+    return token
+
+
 _NONE = (None, None)
 _MACHINE = {"clearml": read_clearml_conf, "scaleway": read_scw_profile}
 

@@ -7,6 +7,7 @@ from gpu_autoscaler.domain.effects import Effect, Outcome, Reason
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ClearmlView, ZoneView
+from gpu_autoscaler.domain.requests import Answer, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class World:
     """Keys of the effects that this process is still carrying out."""
     lost_memory: bool = False
     """This is the first cycle of a daemon that found no memory."""
+    requests: tuple[Request, ...] = ()
+    """What operators asked for since the last cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +71,5 @@ class Plan:
     memory: Memory
     queues: tuple[QueueDecision, ...]
     instances: tuple[InstanceDecision, ...]
+    answers: tuple[Answer, ...] = ()
+    """To the requests, in their order."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from gpu_autoscaler.domain.model import CreateOrder, Instance, Placement, Task, Volume
+from gpu_autoscaler.domain.model import CreateOrder, Instance, Placement, Queue, Task, Volume
 
 
 class Reason(StrEnum):
@@ -48,6 +48,7 @@ class Reason(StrEnum):
     HANDS_OFF = "hands_off"
     OUTAGE = "outage"
     QUEUE_MISSING = "queue_missing"
+    PAUSED = "paused"
     IN_FLIGHT = "in_flight"
     WAITING = "waiting"
 
@@ -183,6 +184,22 @@ class RescueTask(Effect):
         return self.task.id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagQueue(Effect):
+    """Set or take away the tag that keeps agents from pulling from a queue."""
+
+    queue: Queue
+    paused: bool
+
+    @property
+    def subject(self) -> str:
+        return self.queue.name
+
+    @property
+    def subject_id(self) -> str:
+        return self.queue.id
+
+
 _VERBS: dict[type[Effect], str] = {
     CreateInstance: "create",
     StartInstance: "start",
@@ -191,6 +208,7 @@ _VERBS: dict[type[Effect], str] = {
     SetTags: "tag",
     DeleteVolume: "delete_volume",
     RescueTask: "rescue",
+    TagQueue: "tag_queue",
 }
 
 CREATE_DEADLINE = timedelta(minutes=3)

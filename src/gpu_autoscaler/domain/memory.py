@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.model import Instance, Placement, TaskStatus
 
@@ -61,6 +62,8 @@ class InstanceMemory:
     """Its tag has been seen: when that is gone, somebody released it."""
     untagged_at: datetime | None = None
     """When a listing first lacked its tag since then: that one may be older than the tag."""
+    past: tuple[tuple[InstanceState, datetime], ...] = ()
+    """Its states before the present one with their beginnings, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,42 @@ class Requeue:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A queue for which nothing is launched, and from which no agent pulls."""
+
+    since: datetime
+    ending: bool = False
+    """Somebody resumed it; its tag is about to go."""
+    tagged: bool = False
+    """Its tag has been seen: when that is gone, somebody resumed it at ClearML."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A line of the decision log: something that was done, failed, or was asked for."""
+
+    at: datetime
+    subject: str
+    queue: str
+    verb: str
+    reason: str
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What this month has cost so far, by Scaleway's own hourly prices, without storage."""
+
+    month: str
+    """For example 2026-11, UTC."""
+    since: datetime
+    """When counting began in it."""
+    eur: float = 0.0
+    peak_eur_per_hour: float = 0.0
+    """Of machines at work at once: what always-on machines would cost."""
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Everything kept between two cycles; immutable, replaced by each plan."""
 
@@ -199,9 +238,21 @@ class Memory:
     unconfirmed_need: dict[str, int] | None = None
     """After memory was lost: per queue, what the last complete observation asked for (-1: there
     was none yet; -2: two agreed), until two agree for all; None when nothing is left to confirm."""
+    pauses: dict[str, Pause] = field(default_factory=dict)
+    """By queue name."""
+    said: tuple[Said, ...] = ()
+    """The last decisions, oldest first."""
+    boots: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """By placement, as text: the seconds that its last boots took, newest last."""
+    account: Account | None = None
+    """None until prices are known."""
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""
+    troubles: dict[str, datetime] = field(default_factory=dict)
+    """Since when something is wrong that becomes an episode if it lasts, by kind and subject."""
+    episodes: tuple[Episode, ...] = ()
+    """What stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ PROVISIONING_TAG = "phase=provisioning"
 REGISTERED_TAG = "registered"
 QUARANTINED_TAG = "quarantined"
 """On a black hole, so that it survives a loss of memory; a person releases it by removing this."""
+PAUSE_TAG = "force_workers:off"
+"""On a ClearML queue: no agent pulls from it, from its next poll on."""
 KEEP_TAG = "keep"
 """`keep` alone, or `keep=<UTC time>`: hands off until then (set by a person or by the API)."""
 
@@ -251,6 +253,8 @@ class ZoneView:
     """Ids of servers whose absence a GET confirmed with a 404."""
     error: str = ""
     """Why it is not complete."""
+    refused: bool = False
+    """It is not complete because the credentials were refused."""
     volumes_error: str = ""
     """Why volumes were asked for in vain."""
 
@@ -274,5 +278,7 @@ class ClearmlView:
     """By how much its times were corrected: ClearML's clock is ahead of ours by this."""
     error: str = ""
     """Why it is not complete."""
+    refused: bool = False
+    """It is not complete because the credentials were refused."""
     ended_error: str = ""
     """Why ended tasks were asked for in vain."""

@@ -73,6 +73,10 @@ class Breakers:
             now_ = replace(now_, until=self._now)
         self._all[key] = now_
 
+    def of(self, placement: Placement, spec: str) -> Breaker | None:
+        """The boots in vain there since an agent last came; None when there are none."""
+        return self._all.get((placement, spec))
+
     def refusal(self, placement: Placement, spec: str) -> str | None:
         """Why nothing is launched there now, as a sentence; None when it may be."""
         breaker = self._all.get((placement, spec))

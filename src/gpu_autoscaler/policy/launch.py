@@ -96,6 +96,9 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
         wanted = 0
         reason = Reason.QUEUE_MISSING
         because = f"ClearML has no queue named {queue.name}"
+    elif (pause := fleet.memory.pauses.get(queue.name)) is not None and not pause.ending:
+        wanted = 0
+        reason, because = Reason.PAUSED, f"paused since {pause.since:%Y-%m-%d %H:%M} UTC"
     elif wanted > (confirmed := _confirmed(fleet, queue, wanted)):
         wanted = confirmed
         reason, because = Reason.UNCONFIRMED, _why_unconfirmed(fleet)

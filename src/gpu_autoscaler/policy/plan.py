@@ -15,11 +15,22 @@ from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
-from gpu_autoscaler.policy import cleanup, launch, lost, quarantine, rescue, stop
+from gpu_autoscaler.policy import (
+    cleanup,
+    episodes,
+    history,
+    launch,
+    lost,
+    obey,
+    quarantine,
+    rescue,
+    stop,
+)
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.clocks import turned_back
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
+from gpu_autoscaler.policy.pause import pauses, tag_queues
 from gpu_autoscaler.policy.settings import RETIRED_FOR
 from gpu_autoscaler.policy.state import ON, Fact, Join
 
@@ -37,7 +48,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
         # its last holder has ended long enough ago for every listing to show what it did
         memory = replace(memory, begun_at=now - LISTING_LAG)
     learned = learn(world, memory, now)
-    memory = learned.memory
+    memory = replace(learned.memory, pauses=pauses(world, learned.memory, config, now))
     facts = Join(world, memory, config, now).facts()
     pending, breakers = dict(memory.pending), Breakers(memory.breakers, now)
     fleet = Fleet(config, world, memory, now, facts, learned.backoffs, breakers, pending)
@@ -55,10 +66,13 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     popped = rescue.watch_popped(fleet)
     rescue.rescue_all(fleet, popped)
     queues = rescue.tell_left(fleet, popped, launch.launch_all(fleet))
+    answers = obey.obey_all(fleet, popped.stuck)
     stop.stop_all(fleet, popped.stuck)
     cleanup.delete_all(fleet)
     cleanup.mend_tags(fleet)
+    tag_queues(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
+    news = episodes.follow(fleet, queues, free_volumes)
     return Plan(
         effects=tuple(fleet.effects),
         memory=replace(
@@ -81,10 +95,16 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             queue_ids=_queue_ids(fleet),
             volumes_listed_at=_volumes_listed_at(fleet),
             unconfirmed_need=_unconfirmed(fleet),
+            said=history.said(fleet, answers),
+            boots=history.boots(fleet),
+            account=history.account(fleet),
             zones=_zones(fleet),
+            troubles=news.troubles,
+            episodes=news.episodes,
         ),
         queues=queues,
         instances=tuple(_decisions(fleet)),
+        answers=answers,
     )
 
 

@@ -94,6 +94,11 @@ REJECTED_PAUSE = timedelta(minutes=60)
 UNAUTHORIZED_PATIENCE = timedelta(minutes=2)
 """Scaleway's IAM is eventually consistent: a granted permission can be refused for a while."""
 UNAUTHORIZED_PAUSE = timedelta(minutes=5)
+LAUNCH_FAILING_PATIENCE = timedelta(minutes=15)
+"""For so long tasks wait in vain before people are told: an empty shelf is often full again by
+then."""
+OBSERVATION_PATIENCE = timedelta(minutes=10)
+"""The same for a service that gives no full answer: restarts and short outages are over."""
 BREAKER_FAILURES = 3
 """Boots in a row whose agent never came: by then it is no accident any more."""
 BREAKER_FIRST = timedelta(minutes=30)

@@ -31,6 +31,9 @@ from gpu_autoscaler.policy.settings import (
 )
 from gpu_autoscaler.policy.tagged import tagged
 
+PAST_STATES = 12
+"""Kept of each instance, for its time line: more than a day of work and idleness."""
+
 ON = frozenset({S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST, S.QUARANTINED})
 """States in which a machine runs, whatever it does."""
 
@@ -287,7 +290,10 @@ class Join:
             # a removal that failed leaves it as stopped as it was
             same = {state, known.state} == {S.STOPPED, S.DELETING}
             since = known.state_since if same else self._now
-            known = replace(known, state=state, state_since=since)
+            past = known.past
+            if known.state_since < since:
+                past = (*past, (known.state, known.state_since))[-PAST_STATES:]
+            known = replace(known, state=state, state_since=since, past=past)
         elif (state is S.INITIALIZING and self._memory.clearml_since is None) or (
             state in BOOTING and self._stood_still
         ):

@@ -93,20 +93,29 @@ class Backoffs:
                 # a change, not a claim: a probe that always says "available" ends nothing
                 self._all[key] = replace(backoff, until=self._now, shortage_seen=False)
 
+    def met(self, placement: Placement, spec: str) -> Backoff | None:
+        """What the last launch met there, also when its time is over; None when one booted since,
+        or when nobody remembers."""
+        own = (self._all.get((placement, "")), self._all.get((placement, spec)))
+        found = [backoff for backoff in own if backoff is not None]
+        found += [other for other in self._all.values() if _shares_quota(other, placement)]
+        return max(found, key=lambda backoff: backoff.until) if found else None
+
     def of(self, placement: Placement, spec: str) -> Backoff | None:
         """What keeps a launch with this spec from being tried here now, or None."""
         for backoff in (self._all.get((placement, "")), self._all.get((placement, spec))):
             if backoff is not None and self._now < backoff.until:
                 return backoff
         for other in self._all.values():
-            # a quota is the organization's, per type, in all zones
-            if (
-                other.failure is Failure.QUOTA
-                and other.placement.commercial_type == placement.commercial_type
-                and self._now < other.until
-            ):
+            if _shares_quota(other, placement) and self._now < other.until:
                 return other
         return None
+
+
+def _shares_quota(other: Backoff, placement: Placement) -> bool:
+    """A quota is the organization's, per type, in all zones."""
+    same_type = other.placement.commercial_type == placement.commercial_type
+    return other.failure is Failure.QUOTA and same_type
 
 
 def _key(backoff: Backoff) -> tuple[Placement, str]:

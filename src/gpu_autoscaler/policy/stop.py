@@ -42,13 +42,13 @@ def stop_all(fleet: Fleet, stuck: frozenset[str]) -> None:
         match fact.state:
             case S.STOPPED_IN_PLACE:
                 because = f"{fact.name} is stopped in place, which is billed in full"
-                _stop(fleet, fact, Reason.STOPPED_IN_PLACE, because, Guard.NONE, stuck)
+                stop(fleet, fact, Reason.STOPPED_IN_PLACE, because, Guard.NONE, stuck)
             case S.QUARANTINED if fact.memory.untagged_at is not None:
                 text = "its tag is off: released if the next listings agree"
                 fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
             case S.QUARANTINED:
                 because = f"{_why_quarantined(fleet, fact)}: powering it off"
-                _stop(fleet, fact, Reason.QUARANTINED, because, Guard.QUARANTINE, stuck)
+                stop(fleet, fact, Reason.QUARANTINED, because, Guard.QUARANTINE, stuck)
             case S.INITIALIZING:
                 _stop_if_stale(fleet, fact, stuck)
             case S.LOST:
@@ -104,13 +104,15 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
     excess = _excess(fleet, name, queue)
     staying = fleet.staying(name)
     fewest = queue.min_instances if queue and name in fleet.world.clearml.queues else 0
-    spare = staying - fewest
     needed = len(fleet.waiting(name)) + fleet.returning(name)
+    if name in fleet.memory.pauses:
+        fewest = needed = 0  # nobody may pull: what idles goes
+    spare = staying - fewest
     free = sum(fact.serves for fact in idle) - needed
     for fact in idle:
         since = fact.memory.idle_since or fleet.now
         idle_for = fleet.now - since
-        timeout = GRACE_AFTER_TASK if excess > 0 else _idle_timeout(queue, fact)
+        timeout = GRACE_AFTER_TASK if excess > 0 else idle_timeout(queue, fact.memory)
         if idle_for < timeout:
             left = format_duration(timeout - idle_for)
             verdict = Reason.RECENTLY_BUSY if idle_for < GRACE_AFTER_TASK else Reason.WAITING
@@ -126,7 +128,7 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
             if queue is None:
                 why = f"queue {name} is no longer in the configuration"
             because = f"{fact.name} is idle, and {why}"
-            if _stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck):
+            if stop(fleet, fact, Reason.ABOVE_MAX, because, Guard.IDLE, stuck):
                 excess, spare, free = excess - 1, spare - 1, free - fact.serves
         elif free <= 0 and fact.serves:
             fleet.verdicts[fact.instance.id] = (Reason.DEMAND, "idle, kept for waiting tasks")
@@ -135,7 +137,7 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
                 f"{fact.name} is idle for {format_duration(idle_for)}, "
                 f"its timeout is {format_duration(timeout)}"
             )
-            if _stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck):
+            if stop(fleet, fact, Reason.IDLE_TIMEOUT, because, Guard.IDLE, stuck):
                 spare, free = spare - 1, free - fact.serves
 
 
@@ -146,11 +148,12 @@ def _excess(fleet: Fleet, name: str, queue: QueueConfig | None) -> int:
     return own if most is None else max(own, fleet.staying() - most)
 
 
-def _idle_timeout(queue: QueueConfig | None, fact: Fact) -> timedelta:
+def idle_timeout(queue: QueueConfig | None, memory: InstanceMemory) -> timedelta:
+    """How long an instance idles before it is powered off."""
     if queue is None:
         return GRACE_AFTER_TASK
     timeout = queue.idle_timeout
-    if fact.memory.last_task_status is TaskStatus.COMPLETED and queue.idle_timeout_after_success:
+    if memory.last_task_status is TaskStatus.COMPLETED and queue.idle_timeout_after_success:
         timeout = queue.idle_timeout_after_success
     return max(timeout, GRACE_AFTER_TASK)
 
@@ -167,7 +170,7 @@ def _stop_if_stale(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
         f"{fact.name} runs for {format_duration(waited)} and its agent never registered "
         f"(stale_timeout {format_duration(timeout)}): removing it"
     )
-    _stop(fleet, fact, Reason.NEVER_REGISTERED, because, Guard.NEVER_REGISTERED, stuck)
+    stop(fleet, fact, Reason.NEVER_REGISTERED, because, Guard.NEVER_REGISTERED, stuck)
 
 
 def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
@@ -188,7 +191,7 @@ def _stop_if_lost(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
         fleet.verdicts[fact.instance.id] = (Reason.LOST_WORKER, text)
         return
     because = f"{fact.name} is {silent} and has no task: powering it off"
-    _stop(fleet, fact, Reason.LOST_WORKER, because, Guard.SILENT, stuck)
+    stop(fleet, fact, Reason.LOST_WORKER, because, Guard.SILENT, stuck)
 
 
 def _why_quarantined(fleet: Fleet, fact: Fact) -> str:
@@ -221,7 +224,7 @@ def _reported_once(fact: Fact) -> bool:
     return first is None or last is None or last - first <= CLOCK_MARGIN
 
 
-def _stop(
+def stop(
     fleet: Fleet, fact: Fact, reason: Reason, because: str, held: Guard, stuck: frozenset[str]
 ) -> bool:
     """Plan it unless something forbids it; whether it was planned."""

@@ -27,6 +27,7 @@ from gpu_autoscaler.domain.effects import (
     SetTags,
     StartInstance,
     StopInstance,
+    TagQueue,
 )
 from gpu_autoscaler.domain.errors import (
     ApiError,
@@ -205,6 +206,8 @@ class LiveExecutor:
                 await self._scaleway.delete_volume(volume)
             case RescueTask(task=task, because=because):
                 await self._clearml.requeue_to_front(task, because)
+            case TagQueue(queue=queue, paused=paused):
+                await self._clearml.tag_queue(queue, paused=paused)
             case _:
                 raise NotImplementedError(effect.key)
         return ""

@@ -70,5 +70,5 @@ def configure_logs(
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     # at DEBUG these print request bodies, and our user data with them
-    for name in ("httpx", "httpcore", "scaleway"):
+    for name in ("httpx", "httpcore", "scaleway", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
 """The one loop: observe, decide, act, record; every poll interval, or at once when woken."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -13,8 +13,10 @@ from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import LISTING_LAG
+from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.requests import Answer, Request
 from gpu_autoscaler.policy.clocks import by_another_clock
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
@@ -61,6 +63,11 @@ class Cycle:
     config: Config
     acted: bool = True
     """Its effects were begun: this daemon holds the lease."""
+    began: float = 0.0
+    ended: float = 0.0
+    """Seconds of the clock that nobody sets (`Clock.monotonic`)."""
+    stood_before: tuple[Episode, ...] = ()
+    """The episodes in the memory that it began with."""
 
     @property
     def complete(self) -> bool:
@@ -95,15 +102,22 @@ class Loop:
         self._force: tuple[Config, Bootstrap] | None = None
         self._looked: tuple[datetime, float] | None = None
         """At the last cycle from this memory: the wall clock, and the other one in seconds."""
+        self._asked: list[tuple[Request, asyncio.Future[Answer]]] = []
+        """What operators want, and the answers that they wait for."""
         self.last: Cycle | None = None
-
-    def last_finished_at(self) -> datetime | None:
-        """When the last cycle ended; None before the first."""
-        return self.last.finished_at if self.last else None
 
     def wake(self) -> None:
         """Start the next cycle as soon as possible."""
         self._wake.set()
+
+    async def ask(self, request: Request, within: timedelta) -> Answer | None:
+        """Let the next cycle, which begins at once, obey this request; what it says to it, or None
+        when it said nothing in time."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked.append((request, answer))
+        self.wake()
+        await asyncio.wait([answer], timeout=within.total_seconds())
+        return answer.result() if answer.done() else None
 
     def stop(self) -> None:
         """Decide nothing more: the cycle under way is the last one."""
@@ -198,6 +212,7 @@ class Loop:
 
         Raises asyncio.CancelledError when it is told to stop while it observes.
         """
+        began = self._clock.monotonic()
         self._refresh()
         config, bootstrap = self._in_force()
         self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
@@ -216,6 +231,8 @@ class Loop:
                     in_flight=self._executor.in_flight(),
                 )
             )
+            asked = tuple(self._asked) if self.leads else ()
+            world = replace(world, requests=tuple(request for request, _ in asked))
             now = self._clock.now()
             made = plan(world, memory, config, now)
             stored = self._leads and await self._kept(made.memory)
@@ -236,9 +253,30 @@ class Loop:
             # without a lease nothing is begun, nor what could not be remembered on a disk: a
             # crash would double or leak it
             self._executor.put_back(outcomes)
-        self.last = Cycle(self._clock.now(), world, made, config, acts)
+        self._answer(asked, made.answers, acts=acts)
+        ended = self._clock.monotonic()
+        now = self._clock.now()
+        self.last = Cycle(
+            now, world, made, config, acts, began, ended, stood_before=memory.episodes
+        )
         self._on_cycle(self.last)
         return self.last
+
+    def _answer(
+        self,
+        asked: Sequence[tuple[Request, asyncio.Future[Answer]]],
+        answers: Sequence[Answer],
+        *,
+        acts: bool,
+    ) -> None:
+        """Tell who asked; who does not lead can only say so."""
+        if not acts:
+            nobody = "this daemon does not lead, and may not act: ask again in a minute"
+            asked, answers = self._asked, [Answer(r, False, nobody) for r, _ in self._asked]
+        for (_, waiting), answer in zip(asked, answers, strict=True):
+            if not waiting.done():  # else nobody waits any more
+                waiting.set_result(answer)
+        self._asked = self._asked[len(asked) :]
 
     def _by_our_clock(self, memory: Memory) -> Memory:
         """Mended where our wall clock was set, or where another daemon's wrote it."""

@@ -15,7 +15,7 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import Outcome
-from gpu_autoscaler.domain.errors import ApiError, Transient
+from gpu_autoscaler.domain.errors import ApiError, Transient, Unauthorized
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ClearmlView, Entry, Instance, Queue, Task, Worker, ZoneView
 from gpu_autoscaler.policy import questions
@@ -27,6 +27,7 @@ READ_DEADLINE = timedelta(seconds=25)
 """For all reads of one service in a cycle: under the poll interval, retries included."""
 
 PRICES_KEPT = timedelta(hours=24)
+PRICES_RETRIED = timedelta(minutes=10)
 
 _SKEW_IGNORED = timedelta(seconds=2)
 """The `Date` header counts whole seconds."""
@@ -38,7 +39,7 @@ class Observer:
     def __init__(self, clearml: Clearml, scaleway: Scaleway, clock: Clock) -> None:
         self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
         self._prices: dict[str, float] = {}
-        self._priced_at: datetime | None = None
+        self._prices_due: datetime | None = None
 
     async def observe(
         self,
@@ -81,8 +82,13 @@ class Observer:
                 look_at_clearml(self._clearml, names, memory.queue_ids, self._clock)
             )
         except ApiError as error:
-            now, skew = self._clock.now(), _applied(self._clearml.skew)
-            return ClearmlView(complete=False, observed_at=now, skew=skew, error=str(error))
+            return ClearmlView(
+                complete=False,
+                observed_at=self._clock.now(),
+                skew=_applied(self._clearml.skew),
+                error=str(error),
+                refused=isinstance(error, Unauthorized),
+            )
 
     async def _with_ended_tasks(
         self, view: ClearmlView, memory: Memory, config: Config, *, lost_memory: bool
@@ -120,8 +126,13 @@ class Observer:
                 _or_error(cloud.availability(zone)) if stock else _nothing(),
             )
         except ApiError as refusal:
-            now = self._clock.now()
-            return ZoneView(zone=zone, complete=False, observed_at=now, error=str(refusal))
+            return ZoneView(
+                zone=zone,
+                complete=False,
+                observed_at=self._clock.now(),
+                error=str(refusal),
+                refused=isinstance(refusal, Unauthorized),
+            )
         return ZoneView(
             zone=zone,
             complete=True,
@@ -153,18 +164,16 @@ class Observer:
         return frozenset(each for each, exists in zip(missing, there, strict=True) if not exists)
 
     async def _prices_of(self, config: Config) -> dict[str, float]:
-        """Prices change rarely: read once a day, and only where a bound needs them."""
-        if config.max_eur_per_hour is None:
-            return {}
+        """Prices change rarely: read once a day, and not at once again where they are refused."""
         now = self._clock.now()
-        if self._priced_at is None or now - self._priced_at > PRICES_KEPT:
+        if self._prices_due is None or now >= self._prices_due:
             found = await asyncio.gather(
                 *(_or_error(self._scaleway.prices(zone)) for zone in config.zones)
             )
             for prices, _ in found:
                 self._prices |= prices or {}
-            if all(prices is not None for prices, _ in found):
-                self._priced_at = now
+            complete = all(prices is not None for prices, _ in found)
+            self._prices_due = now + (PRICES_KEPT if complete else PRICES_RETRIED)
         return self._prices
 
 

@@ -43,6 +43,9 @@ class Clearml(Protocol):
     async def requeue_to_front(self, task: Task, note: str) -> None:
         """Put a task back at the head of its queue, whatever its status, with a note on it."""
 
+    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
+        """Set, or take away, the tag that keeps agents from pulling; other tags stay."""
+
 
 class Scaleway(Protocol):
     """The cloud, as far as one fleet sees it: only what carries the fleet's tags comes back."""

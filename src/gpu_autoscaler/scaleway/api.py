@@ -10,6 +10,7 @@ from typing import Self
 
 import httpx
 
+from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import NotFound
 from gpu_autoscaler.domain.model import (
@@ -45,12 +46,17 @@ class ScalewayApi:
         *,
         api_url: str = DEFAULT_API_URL,
         transport: httpx.AsyncBaseTransport | None = None,
-        call_deadline: float = DEFAULT_CALL_DEADLINE,
+        on_call: OnCall = nobody,
         ready: Transport | None = None,
     ) -> None:
         """`ready` goes before everything that says how to reach Scaleway."""
         self._transport = ready or Transport(
-            secret_key, clock, api_url=api_url, transport=transport, call_deadline=call_deadline
+            secret_key,
+            clock,
+            api_url=api_url,
+            transport=transport,
+            call_deadline=DEFAULT_CALL_DEADLINE,
+            on_call=on_call,
         )
         self._servers = Servers(self._transport, project_id, fleet)
         self._volumes = Volumes(self._transport, project_id, fleet)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from gpu_autoscaler.domain.calls import OnCall, Request, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError, Transient
 from gpu_autoscaler.scaleway.refusals import classify
@@ -17,6 +18,9 @@ Params = Mapping[str, str | int | Sequence[str]]
 READ_ATTEMPTS = 3
 READ_PAUSE = 0.5
 """Seconds before the first repetition of a read; doubled for each further one."""
+
+API = "scaleway"
+"""Under this name its requests are counted."""
 
 PAGE_SIZE = 100
 """The most that any listing gives at once; the default of 50 would only mean more requests."""
@@ -52,8 +56,9 @@ class Transport:
         api_url: str,
         transport: httpx.AsyncBaseTransport | None,
         call_deadline: float,
+        on_call: OnCall = nobody,
     ) -> None:
-        self._clock = clock
+        self._clock, self._on_call = clock, on_call
         self._secret = secret_key
         self._call_deadline = call_deadline
         self._client = httpx.AsyncClient(
@@ -137,6 +142,12 @@ class Transport:
         content: bytes | None = None,
     ) -> httpx.Response:
         """One request; all that another way to Scaleway has to replace."""
+        with Request(API, self._clock, self._on_call):
+            return await self._answer(method, path, params=params, json=json, content=content)
+
+    async def _answer(
+        self, method: str, path: str, *, params: Params | None, json: Any, content: bytes | None
+    ) -> httpx.Response:
         headers = {"Content-Type": "text/plain"} if content is not None else None
         call = f"{method} {path}"
         try:

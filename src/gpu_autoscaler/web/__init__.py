@@ -1,1 +1,1 @@
-"""What the daemon answers over HTTP."""
+"""What the daemon answers over HTTP, and whom it calls by itself: a heartbeat, notifications."""

@@ -3,10 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from gpu_autoscaler.domain.clock import Clock
 
@@ -15,6 +14,13 @@ MISSED_INTERVALS = 3
 
 SLOWEST_CYCLE = timedelta(seconds=60)
 """Services that hang until every deadline make a cycle this long; the loop turns all the same."""
+
+
+class Finished(Protocol):
+    """What is looked at of a cycle."""
+
+    @property
+    def finished_at(self) -> datetime: ...
 
 
 class Turning(Protocol):
@@ -26,17 +32,18 @@ class Turning(Protocol):
     @property
     def interval(self) -> timedelta: ...
 
-    def last_finished_at(self) -> datetime | None: ...
+    @property
+    def last(self) -> Finished | None: ...
 
 
-def health_app(loop: Turning, clock: Clock) -> Starlette:
+def health_routes(loop: Turning, clock: Clock) -> list[BaseRoute]:
     """`/healthz`: 200 while the loop turns, also when an observation failed; 503 when it does not.
     `/readyz`: 200 after the first cycle, also without the lease: it could act.
     """
     started_at = clock.now()
 
     async def healthz(request: Request) -> JSONResponse:
-        finished_at = loop.last_finished_at()
+        finished_at = loop.last.finished_at if loop.last else None
         age = clock.now() - (finished_at or started_at)
         turns = age <= max(loop.interval * MISSED_INTERVALS, loop.interval + SLOWEST_CYCLE)
         return JSONResponse(
@@ -51,16 +58,11 @@ def health_app(loop: Turning, clock: Clock) -> Starlette:
         )
 
     async def readyz(request: Request) -> JSONResponse:
-        ready = loop.last_finished_at() is not None
+        ready = loop.last is not None
         return JSONResponse(
             {"status": "ready" if ready else "starting", "leads": loop.leads},
             status_code=200 if ready else 503,
             headers={"Cache-Control": "no-store"},
         )
 
-    return Starlette(
-        routes=[
-            Route("/healthz", healthz, methods=["GET"]),
-            Route("/readyz", readyz, methods=["GET"]),
-        ]
-    )
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]

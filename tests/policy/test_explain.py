@@ -1,0 +1,209 @@
+"""Every situation has its sentence: why a task waits, why a machine is on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.requests import Request, RequestKind
+from gpu_autoscaler.policy.explain import Explainer, Explanation
+from tests.policy.worlds import (
+    OTHER_ZONE,
+    QUEUE,
+    TYPE,
+    ZONE,
+    Story,
+    config,
+    instance,
+    minutes,
+    registered,
+    seconds,
+    verbs,
+)
+
+BOTH = [{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}]
+
+
+class Told(Story):
+    """Keeps the world that the last plan was made from."""
+
+    shown: World
+
+    def world(self) -> World:
+        self.shown = super().world()
+        return self.shown
+
+
+def explained(story: Told, name: str) -> Explanation:
+    """What the last cycle says of it."""
+    assert story.last is not None
+    world = story.shown
+    return Explainer(world, story.last, story.config, story.now).explain(name)
+
+
+def text(story: Told, name: str) -> str:
+    return " ".join(explained(story, name).sentences)
+
+
+def waiting(settings: dict[str, object] | None = None) -> Told:
+    story = Told(config(settings or {}))
+    story.enqueue("t1")
+    return story
+
+
+def booting() -> Told:
+    """A machine is created for t1; two boots there took four minutes before."""
+    story = waiting()
+    story.memory = replace(story.memory, boots={f"{TYPE} in {ZONE}": (200.0, 240.0, 280.0)})
+    story.done(*story.cycle().effects)
+    story.cycle()
+    return story
+
+
+def shortage() -> Told:
+    story = waiting({"placements": BOTH})
+    for _ in BOTH:
+        story.done(*story.cycle().effects, failure=Failure.OUT_OF_STOCK, message="none left")
+    story.cycle()
+    return story
+
+
+def paused() -> Told:
+    story = waiting()
+    story.requests = [Request(RequestKind.PAUSE, QUEUE)]
+    story.cycle()
+    story.cycle()
+    return story
+
+
+def at_the_maximum() -> Told:
+    story = running({"max_instances": 1})
+    story.enqueue("t2")
+    story.cycle()
+    return story
+
+
+def running(settings: dict[str, object] | None = None) -> Told:
+    story = Told(config(settings or {}))
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.enqueue("t1")
+    story.run("m1", "t1")
+    story.cycle()
+    return story
+
+
+def lost_worker() -> Told:
+    story = running()
+    for _ in range(8):
+        story.cycle(reports=False)
+    return story
+
+
+def backing_off() -> Told:
+    story = waiting()
+    story.done(*story.cycle().effects, failure=Failure.QUOTA, message="quota exceeded")
+    story.cycle()
+    return story
+
+
+def unknown_queue() -> Told:
+    story = waiting()
+    story.tasks["elsewhere"] = replace(story.tasks["t1"], id="elsewhere", queue_id="q-other")
+    story.cycle()
+    return story
+
+
+@pytest.mark.parametrize(
+    ("situation", "name", "says"),
+    [
+        (
+            booting,
+            "t1",
+            "number 1 of 1 in H100-1-80G|is being created|typical there: 4m|in about 4 min",
+        ),
+        (shortage, "t1", f"No machine is on its way|{TYPE} in {ZONE}: out of stock, next try at"),
+        (shortage, "t1", f"{TYPE} in {OTHER_ZONE}: out of stock, next try at"),
+        (paused, "t1", "paused since|after somebody resumes it"),
+        (at_the_maximum, "t2", "1 of max_instances = 1 are billed"),
+        (unknown_queue, "elsewhere", "no queue of this fleet"),
+        (unknown_queue, "nobody", "No task, instance or queue|looks at the queues H100-1-80G"),
+        (lost_worker, "m1", "is lost since|hands off until ClearML ends the task"),
+        (lost_worker, "t1", "runs on m1|m1 is lost"),
+        (backing_off, "t1", "quota exceeded, next try at"),
+        (backing_off, QUEUE, "quota exceeded, next try at"),
+        (running, "t1", "runs on m1 since 08:00 UTC"),
+        (running, "m1", "is running task|Runs task t1|never stopped while a task runs"),
+    ],
+)
+def test_the_situation_is_told(situation: Callable[[], Told], name: str, says: str) -> None:
+    told = text(situation(), name)
+    for part in says.split("|"):
+        assert part in told
+
+
+def test_the_estimate_follows_the_history_of_the_place() -> None:
+    story = booting()
+    found = explained(story, "t1")
+    assert found.starts_at is not None
+    assert timedelta(minutes=3) < found.starts_at - story.now < timedelta(minutes=5)
+
+
+def test_a_machine_that_boots_is_named() -> None:
+    story = booting()
+    assert story.last is not None
+    (name,) = (p.name for p in story.memory.pending.values())
+    story.has(instance(name, "running", created_at=story.now, modified_at=story.now))
+    story.cycle()
+    assert f"{name} ({TYPE} in {ZONE}) boots since" in text(story, "t1")
+
+
+def test_an_idle_machine_takes_it_at_its_next_poll() -> None:
+    story = Told()
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.enqueue("t1")
+    story.cycle()
+    assert "m1 is idle and asks for a task every 5s" in text(story, "t1")
+    assert explained(story, "t1").starts_at == story.now + seconds(5)
+
+
+def test_the_second_in_line_waits_for_the_second_machine() -> None:
+    story = Told(config({"max_instances": 2}))
+    story.enqueue("t1", "t2", "t3")
+    story.done(*story.cycle().effects)
+    story.cycle()
+    first, second = (explained(story, name).sentences[1] for name in ("t1", "t2"))
+    assert first.split()[0] != second.split()[0]
+    assert "max_instances = 2" in text(story, "t3")
+
+
+def test_an_idle_machine_says_when_it_is_stopped() -> None:
+    story = Told()
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.cycle()
+    assert "If nothing else happens, it is powered off at 08:30 UTC" in text(story, "m1")
+    made = story.wait(minutes(40))
+    assert (verbs(made), f"{story.now:%H:%M}") == (["stop"], "08:30")
+
+
+def test_a_task_by_its_name_and_one_of_several() -> None:
+    story = waiting()
+    story.enqueue("t2")
+    story.tasks["t2"] = replace(story.tasks["t2"], name="task t1")
+    story.cycle()
+    assert "2 tasks are named task t1; this is the first: t1" in text(story, "task t1")
+
+
+def test_without_clearml_nothing_is_claimed() -> None:
+    story = waiting()
+    story.clearml_down = True
+    story.cycle()
+    assert text(story, "t1") == "ClearML gave no full answer: down."

@@ -1,0 +1,232 @@
+"""What operators ask for goes into the plan, or the answer says why not."""
+
+from dataclasses import replace
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Failure, SetTags, TagQueue
+from gpu_autoscaler.domain.model import PAUSE_TAG
+from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
+from tests.policy.worlds import (
+    QUEUE,
+    Story,
+    config,
+    instance,
+    minutes,
+    reasons,
+    registered,
+    seconds,
+    verbs,
+)
+
+K = RequestKind
+
+
+def asked(story: Story, kind: RequestKind, subject: str = "m1") -> Answer:
+    """The answer of the next cycle."""
+    story.requests = [Request(kind, subject)]
+    (answer,) = story.cycle().answers
+    return answer
+
+
+def idle() -> Story:
+    story = Story()
+    story.has(registered("m1"))
+    story.report("m1")
+    for _ in range(8):
+        story.cycle()
+    return story
+
+
+# --- queues
+
+
+def paused() -> Story:
+    """And the tag is set."""
+    story = Story()
+    story.enqueue("t1")
+    assert asked(story, K.PAUSE, QUEUE).obeyed
+    assert story.last is not None
+    (effect,) = story.last.effects
+    assert isinstance(effect, TagQueue)
+    assert effect.paused
+    story.done(effect)
+    story.queue_tags = ("people's", PAUSE_TAG)
+    return story
+
+
+def test_a_paused_queue_launches_nothing_and_says_so() -> None:
+    story = paused()
+    made = story.wait(minutes(30))
+    assert made.effects == ()
+    assert made.queues[0].reason.value == "paused"
+    assert "paused since 2026-09-07 08:00" in made.queues[0].because
+
+
+def test_resumed_it_loses_the_tag_and_launches_again() -> None:
+    story = paused()
+    story.cycle()
+    assert asked(story, K.RESUME, QUEUE).obeyed
+    assert story.last is not None
+    assert verbs(story.last) == ["create", "tag_queue"]
+    assert isinstance(story.last.effects[1], TagQueue)
+    assert not story.last.effects[1].paused
+    story.done(*story.last.effects)
+    story.queue_tags = ("people's",)
+    story.cycle()
+    assert story.memory.pauses == {}
+
+
+def test_a_tag_that_cannot_be_set_is_tried_again() -> None:
+    story = Story()
+    asked(story, K.PAUSE, QUEUE)
+    assert story.last is not None
+    story.done(*story.last.effects, failure=Failure.TRANSIENT)
+    assert verbs(story.cycle()) == []
+    assert verbs(story.wait(minutes(2))) == ["tag_queue"]
+
+
+def test_a_queue_found_with_the_tag_is_paused_whoever_set_it() -> None:
+    story = Story(queue_tags=(PAUSE_TAG,))
+    story.enqueue("t1")
+    assert story.wait(minutes(5)).effects == ()
+    story.queue_tags = ()  # and somebody takes it off at ClearML
+    assert verbs(story.cycle()) == ["create"]
+
+
+def test_what_idles_in_a_paused_queue_goes_after_its_timeout_whatever_waits() -> None:
+    story = Story(config({"min_instances": 1}), queue_tags=(PAUSE_TAG,))
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.enqueue("t1")
+    assert reasons(story.wait(minutes(40))) == ["idle_timeout"]
+
+
+def test_without_clearml_a_pause_is_promised() -> None:
+    story = Story(clearml_down=True)
+    assert "once ClearML answers" in asked(story, K.PAUSE, QUEUE).sentence
+    story.clearml_down = False
+    assert verbs(story.cycle()) == ["tag_queue"]
+
+
+@pytest.mark.parametrize("kind", [K.PAUSE, K.RESUME])
+def test_another_queue_is_refused_with_those_there_are(kind: RequestKind) -> None:
+    answer = asked(Story(), kind, "typo")
+    assert not answer.obeyed
+    assert QUEUE in answer.sentence
+
+
+def test_what_is_not_paused_is_not_resumed() -> None:
+    assert asked(Story(), K.RESUME, QUEUE).sentence == f"{QUEUE} was not paused"
+
+
+# --- instances
+
+
+def test_an_idle_instance_is_stopped_before_its_timeout() -> None:
+    story = idle()
+    assert asked(story, K.STOP).obeyed
+    assert story.last is not None
+    assert reasons(story.last) == ["operator"]
+    assert verbs(story.last) == ["stop"]
+
+
+def test_a_working_one_is_not() -> None:
+    story = idle()
+    story.enqueue("t1")
+    story.run("m1", "t1")
+    answer = asked(story, K.STOP)
+    assert not answer.obeyed
+    assert "running task" in answer.sentence
+    assert story.last is not None
+    assert story.last.effects == ()
+
+
+def test_a_booting_one_is_not() -> None:
+    story = Story()
+    story.has(instance("m1", "starting"))
+    assert "only an idle instance" in asked(story, K.STOP).sentence
+
+
+def test_one_that_reported_only_once_is_not_stopped_yet() -> None:
+    story = Story()
+    story.has(registered("m1"))
+    story.report("m1")
+    assert not asked(story, K.STOP).obeyed
+
+
+def test_one_is_kept_and_then_released() -> None:
+    story = idle()
+    assert asked(story, K.KEEP).obeyed
+    assert story.last is not None
+    (effect,) = story.last.effects
+    assert isinstance(effect, SetTags)
+    assert effect.add == {"keep"}
+    story.done(effect)
+    there = story.instances["m1"]
+    story.has(replace(there, tags=there.tags | {"keep", "quarantined"}))
+    story.now += seconds(60)
+    assert "it is kept until" in asked(story, K.KEEP).sentence
+    assert asked(story, K.RELEASE).obeyed
+    (effect,) = story.last.effects
+    assert isinstance(effect, SetTags)
+    assert effect.remove == {"keep", "quarantined"}
+
+
+def test_one_that_is_not_held_is_not_released() -> None:
+    assert asked(idle(), K.RELEASE).sentence == "m1 was neither kept nor quarantined"
+
+
+def test_a_protected_one_is_left_alone() -> None:
+    story = idle()
+    story.has(registered("m1", protected=True))
+    answer = asked(story, K.STOP)
+    assert not answer.obeyed
+    assert "protected" in answer.sentence
+
+
+@pytest.mark.parametrize("kind", [K.KEEP, K.RELEASE, K.STOP])
+def test_an_unknown_one_is_refused_with_those_there_are(kind: RequestKind) -> None:
+    answer = asked(idle(), kind, "m2")
+    assert (answer.obeyed, "there is m1" in answer.sentence) == (False, True)
+
+
+# --- what is remembered
+
+
+def test_the_decision_log_tells_requests_effects_and_failures() -> None:
+    story = Story()
+    story.enqueue("t1")
+    made = story.cycle()
+    story.done(*made.effects, failure=Failure.OUT_OF_STOCK, message="none left")
+    asked(story, K.PAUSE, QUEUE)
+    said = [(line.verb, line.reason, line.because) for line in story.memory.said]
+    assert [verb for verb, _, _ in said] == ["create", "pause", "create failed", "tag_queue"]
+    assert said[2][1:] == ("out_of_stock", "none left")
+
+
+def test_a_boot_is_measured_to_the_first_report() -> None:
+    story = Story()
+    story.has(instance("m1", created_at=story.now, modified_at=story.now))
+    story.cycle()
+    story.now += seconds(170)
+    story.report("m1")
+    story.cycle(reports=False)
+    assert story.memory.boots == {"H100-1-80G in fr-par-2": (200,)}
+
+
+def test_the_month_is_counted_by_the_hourly_prices() -> None:
+    story = idle()
+    story.prices = {"H100-1-80G": 2.0}
+    story.cycle()
+    for _ in range(119):
+        story.cycle()
+    account = story.memory.account
+    assert account is not None
+    assert account.month == "2026-09"
+    assert 1.0 < account.eur <= 2.0 * 119 / 120 + 0.1
+    story.now += minutes(24 * 60 * 30)
+    story.cycle()
+    assert story.memory.account is not None
+    assert story.memory.account.month == "2026-10"
