@@ -72,20 +72,18 @@ let told = new Map(); // problems that were announced: key -> words
 
 const view = createView({ deed: ask, why: explain });
 
-/* One ask: the new state, or null when it is still the same. Throws when there is no answer. */
+/* One ask: the new state and its tag, or nothing new. Throws when there is no answer. */
 async function fetchStatus() {
   const reply = await fetch("/api/v1/status", {
     headers: { Accept: "application/json", ...(etag && { "If-None-Match": etag }) },
     cache: "no-store", // the ETag is handled here
     signal: AbortSignal.timeout(PATIENCE),
   });
-  if (reply.status === 304) return null;
+  if (reply.status === 304) return {};
   if (reply.status === 401)
     throw new Refusal("The daemon wants the API token as password. Reload this page to give it.");
   if (!reply.ok) throw new Refusal(`The daemon answers with an error (${reply.status}).`);
-  const fresh = await reply.json();
-  etag = reply.headers.get("ETag");
-  return fresh;
+  return { fresh: await reply.json(), tag: reply.headers.get("ETag") };
 }
 
 /* An answer, but not the one that was asked for. */
@@ -95,12 +93,9 @@ async function refresh() {
   clearTimeout(timer);
   const mine = ++asks;
   const began = Date.now();
-  const outcome = await fetchStatus().then(
-    (fresh) => ({ fresh }),
-    (error) => ({
-      words: error instanceof Refusal ? error.message : "The daemon does not answer.",
-    }),
-  );
+  const outcome = await fetchStatus().catch((error) => ({
+    words: error instanceof Refusal ? error.message : "The daemon does not answer.",
+  }));
   if (mine !== asks) return; // an action asked anew meanwhile
   if (!document.hidden) timer = setTimeout(refresh, ASK_EVERY);
   const wasSilent = silence !== null;
@@ -110,7 +105,8 @@ async function refresh() {
       words: outcome.words,
     };
   } else {
-    const { fresh } = outcome;
+    const { fresh, tag } = outcome;
+    if (fresh) etag = tag; // with the state it belongs to, never before
     if (fresh && fresh.at !== status?.at)
       clock.learn(Date.parse(fresh.at), Date.now() - answeredAt);
     status = fresh ?? status;
