@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
-from gpu_autoscaler.domain.model import Placement
-from gpu_autoscaler.policy.clocks import by_another_clock, turned_back
-from tests.policy.worlds import QUEUE, SPEC, START, TYPE, ZONE, known, minutes, seconds
+from gpu_autoscaler.domain.model import ClearmlView, Placement
+from gpu_autoscaler.policy.clocks import by_present_clock
+from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
 
 HERE = Placement(TYPE, ZONE)
 BEFORE = START - minutes(20)
@@ -35,48 +36,52 @@ def remembered(at: datetime) -> Memory:
     )
 
 
-def test_what_happened_happened_now_and_what_ends_ends_as_much_earlier() -> None:
-    back = minutes(5)
-    assert turned_back(remembered(START), START - back) == replace(
-        remembered(START - back), planned_at=START - back
-    )
+def seen(memory: Memory, now: datetime, skew: timedelta | None) -> Memory:
+    """By the clock that says `now`; `skew` None: ClearML does not answer."""
+    clearml = ClearmlView(complete=skew is not None, observed_at=now, skew=skew or timedelta(0))
+    return by_present_clock(memory, World(clearml, {}, {}), now)
 
 
-def test_of_the_past_nothing_changes() -> None:
-    seen = turned_back(remembered(START), START - minutes(5))
-    assert seen.instances["id-m1"].last_report_at == BEFORE
+@pytest.mark.parametrize("ahead", [minutes(5), minutes(-5)])
+@pytest.mark.parametrize("passed", [timedelta(0), seconds(30), timedelta(hours=5)])
+def test_every_moment_is_told_by_the_present_clock(ahead: timedelta, passed: timedelta) -> None:
+    """It is ahead of the last one by so much, as the difference to ClearML's shows."""
+    now = START + passed + ahead
+    moved = replace(remembered(START + ahead), skew=-ahead)
+    there = replace(moved.instances["id-m1"], last_report_at=BEFORE + ahead)
+    moved = replace(moved, instances={"id-m1": there})
+    assert seen(remembered(START), now, -ahead) == moved
 
 
 @pytest.mark.parametrize("later", [timedelta(0), seconds(30), timedelta(hours=5)])
-def test_a_clock_that_goes_on_changes_nothing(later: timedelta) -> None:
+@pytest.mark.parametrize("skew", [None, timedelta(0), seconds(5), seconds(-5)])
+def test_a_clock_that_goes_on_changes_nothing(later: timedelta, skew: timedelta | None) -> None:
     memory = remembered(START)
-    assert turned_back(memory, START + later) is memory
+    assert seen(memory, START + later, skew) is memory
 
 
-def test_without_a_plan_there_is_nothing_to_turn_back() -> None:
+@pytest.mark.parametrize("skew", [None, timedelta(0)])
+def test_nothing_lies_in_the_future_also_when_clearml_says_nothing(skew: timedelta | None) -> None:
+    back = minutes(5)
+    memory = seen(remembered(START), START - back, skew)
+    assert (memory.planned_at, memory.skew) == (START - back, back)
+    assert memory.instances["id-m1"].booted_at == START - back
+    assert memory.pending["stop:id-m1"].expires_at == START + minutes(5)
+    assert memory.backoffs[0].until == START + minutes(5)
+
+
+def test_without_a_plan_there_is_nothing_to_move() -> None:
     memory = Memory(retired={"m0": START + minutes(5)})
-    assert turned_back(memory, START) is memory
+    assert seen(memory, START, minutes(7)) is memory
 
 
-def test_power_offs_are_timed_by_another_clock() -> None:
+def test_what_is_timed_by_others_stays() -> None:
+    """Power-offs and failures by ClearML's clock, instances by Scaleway's."""
     offs = {"m1": PowerOff("q", START, at_work_at=START)}
-    memory = replace(remembered(START), power_offs=offs)
-    assert turned_back(memory, START - minutes(5)).power_offs == offs
-
-
-def test_so_are_failures() -> None:
     times: dict[str, Any] = {"fast_failures": (BEFORE, START), "failures_from": START}
-    memory = replace(remembered(START), instances={"id-m1": known(**times)})
-    seen = turned_back(memory, START - minutes(5)).instances["id-m1"]
-    assert (seen.fast_failures, seen.failures_from) == ((BEFORE, START), START)
-
-
-@pytest.mark.parametrize(("left", "moved"), [(-5, 65), (59, 1), (61, 0)])
-def test_by_another_clock_nothing_under_way_is_over_before_listings_show_it(
-    left: float, moved: float
-) -> None:
-    each = Pending("create:m1", "m1", BEFORE, START + seconds(left), QUEUE, HERE, done=True)
-    memory = replace(remembered(START), pending={each.key: each})
-    end = START + seconds(left + moved)
-    kept = replace(each, decided_at=BEFORE + seconds(moved), expires_at=end)
-    assert by_another_clock(memory, START) == replace(memory, pending={each.key: kept})
+    memory = replace(remembered(START), power_offs=offs, instances={"id-m1": known(**times)})
+    moved = seen(memory, START, minutes(5))
+    assert moved.power_offs == offs
+    there = moved.instances["id-m1"]
+    assert (there.fast_failures, there.failures_from) == ((BEFORE, START), START)
+    assert there.last_seen == memory.instances["id-m1"].last_seen

@@ -416,6 +416,7 @@ def test_a_machine_that_worked_is_not_half_made_whatever_its_tags_say() -> None:
 def test_a_death_is_timed_by_the_clock_of_its_tasks(skew: timedelta) -> None:
     story = busy()
     story.skew = skew
+    story.memory = replace(story.memory, skew=skew)
     worked_at = story.now
     ended(story, "stopped")
     story.workers.clear()

@@ -13,6 +13,7 @@ from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Kept, Memory, Pending
 from gpu_autoscaler.domain.model import Entry, Placement, Queue
+from gpu_autoscaler.policy.clocks import _moved
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, run_virtual
 from gpu_autoscaler.runtime.execute import LiveExecutor, Orders
 from gpu_autoscaler.runtime.loop import Loop
@@ -188,7 +189,8 @@ async def look_twice(site: Site) -> int:
 def test_what_another_one_launched_counts_whatever_its_clock_said(stood_by: bool) -> None:
     async def run(site: Site) -> None:
         site.waits()
-        theirs = created(until=-600)
+        slow = seconds(600)  # was its clock
+        theirs = replace(_moved(created(until=61), -slow), skew=slow)
         site.store.kept = Kept(theirs, ours=not stood_by)
         await site.loop.prepare()
         if stood_by:
@@ -209,6 +211,7 @@ def test_a_clock_that_is_set_forward_ends_no_launch_early(
         await site.loop.cycle()
         site.waits()
         site.clock.ahead = seconds(ahead)
+        site.clearml.skew = -seconds(ahead)
         await site.clock.sleep(passes)
         assert await look_twice(site) == launched
 

@@ -6,7 +6,7 @@ time, never a task and never a second machine.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.episodes import Episode
@@ -224,6 +224,8 @@ class Memory:
     """Names of instances that are gone: their worker entries outlive them by ten minutes."""
     planned_at: datetime | None = None
     """When the plan was made that left this memory."""
+    skew: timedelta = timedelta(0)
+    """How far ClearML's clock was ahead of the one that these moments are by."""
     clearml_since: datetime | None = None
     """Since when every cycle had ClearML's full answer; None while it is missing."""
     queue_ids: dict[str, str] = field(default_factory=dict)

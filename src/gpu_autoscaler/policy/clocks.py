@@ -2,59 +2,49 @@
 
 A machine whose boot seems to begin in ten minutes would have no reports until then, and be taken
 for one that never registered; a launch that seems to be long over would be made a second time.
+ClearML's clock is the same for all: each memory says how far it was ahead of its writer's.
 """
 
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.memory import Memory, PowerOff
-from gpu_autoscaler.policy.settings import START_SETTLE
+from gpu_autoscaler.domain.model import Instance
+from gpu_autoscaler.policy.settings import CLOCK_MARGIN
 
 T = TypeVar("T")
 
-_ENDS = frozenset({"expires_at", "until"})
-"""What lies in the future by its nature: moved along with the clock."""
-
+_BY_OTHER_CLOCKS = (PowerOff, Instance)
+"""By ClearML's, and by Scaleway's."""
 _BY_CLEARML = frozenset({"fast_failures", "failures_from"})
-"""By ClearML's clock, which was not set back."""
 
 
-def by_another_clock(memory: Memory, now: datetime) -> Memory:
-    """The same memory, in which nothing under way is over before every listing shows it."""
-    pending = dict(memory.pending)
-    for key, each in pending.items():
-        later = now + START_SETTLE - each.expires_at
-        if later > timedelta(0):
-            decided_at, expires_at = each.decided_at + later, each.expires_at + later
-            pending[key] = replace(each, decided_at=decided_at, expires_at=expires_at)
-    return replace(memory, pending=pending)
-
-
-def turned_back(memory: Memory, now: datetime) -> Memory:
-    """The same memory as seen from `now`, which may be before it was made."""
-    if memory.planned_at is None or memory.planned_at <= now:
+def by_present_clock(memory: Memory, world: World, now: datetime) -> Memory:
+    """The same memory as our clock would have written it; nothing in it lies after `now`."""
+    if memory.planned_at is None:
         return memory
-    return _seen_from(memory, now, memory.planned_at - now)
+    by = timedelta(0)
+    if world.clearml.complete and abs(memory.skew - world.clearml.skew) > CLOCK_MARGIN:
+        by = memory.skew - world.clearml.skew
+    by = min(by, now - memory.planned_at)
+    return replace(_moved(memory, by), skew=memory.skew - by) if by else memory
 
 
-def _seen_from(value: T, now: datetime, back: timedelta) -> T:
+def _moved(value: T, by: timedelta) -> T:
+    """With every moment in it later by so much."""
     found: Any = value
-    if isinstance(value, PowerOff):
-        pass  # its times are ClearML's
+    if isinstance(value, _BY_OTHER_CLOCKS):
+        pass
     elif isinstance(value, datetime):
-        found = min(value, now)
+        found = value + by
     elif isinstance(value, dict):
-        found = {key: _seen_from(each, now, back) for key, each in value.items()}
+        found = {key: _moved(each, by) for key, each in value.items()}
     elif isinstance(value, tuple):
-        found = tuple(_seen_from(each, now, back) for each in value)
+        found = tuple(_moved(each, by) for each in value)
     elif is_dataclass(value):
-        parts: dict[str, Any] = {}
-        for field in fields(value):
-            if field.name in _BY_CLEARML:
-                continue
-            part = getattr(value, field.name)
-            is_end = field.name in _ENDS
-            parts[field.name] = part - back if is_end else _seen_from(part, now, back)
+        names = (field.name for field in fields(value) if field.name not in _BY_CLEARML)
+        parts = {name: _moved(getattr(value, name), by) for name in names}
         found = replace(value, **parts)  # type: ignore[type-var]
     return found  # type: ignore[no-any-return]

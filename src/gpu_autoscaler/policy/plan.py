@@ -27,7 +27,7 @@ from gpu_autoscaler.policy import (
     stop,
 )
 from gpu_autoscaler.policy.breaker import Breakers
-from gpu_autoscaler.policy.clocks import turned_back
+from gpu_autoscaler.policy.clocks import by_present_clock
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.pause import pauses, tag_queues
@@ -40,7 +40,7 @@ _RESCUED_FOR = timedelta(days=30)
 
 def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     """Decide what to do now, and say for every queue and instance why that, or why nothing."""
-    memory = turned_back(memory, now)
+    memory = by_present_clock(memory, world, now)
     if world.lost_memory:
         unseen = dict.fromkeys(config.queues, launch.UNSEEN)
         memory = replace(memory, begun_at=now, forgot_at=now, unconfirmed_need=unseen)
@@ -91,6 +91,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             free_volumes=free_volumes,
             retired=_retired(fleet),
             planned_at=now,
+            skew=world.clearml.skew if world.clearml.complete else memory.skew,
             clearml_since=(memory.clearml_since or now) if world.clearml.complete else None,
             queue_ids=_queue_ids(fleet),
             volumes_listed_at=_volumes_listed_at(fleet),

@@ -17,7 +17,6 @@ from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.requests import Answer, Request
-from gpu_autoscaler.policy.clocks import by_another_clock
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.rescue import stuck_tasks
@@ -34,9 +33,6 @@ CONFIRM_AFTER = LISTING_LAG + timedelta(seconds=1)
 
 SHORTEST_PAUSE = timedelta(seconds=2)
 """Between two cycles, however often it is woken: failing fast must not mean asking fast."""
-
-CLOCK_SET = 5.0
-"""Seconds by which the wall clock ran ahead of the other one since the last cycle: it was set."""
 
 FINISH_WITHIN = timedelta(seconds=14)
 """For calls in flight at the end of the process; with the clean-up of those that are cut off it
@@ -100,8 +96,6 @@ class Loop:
         self._leads = False
         """The lease was ours when the store last said so; by now it may have run out."""
         self._force: tuple[Config, Bootstrap] | None = None
-        self._looked: tuple[datetime, float] | None = None
-        """At the last cycle from this memory: the wall clock, and the other one in seconds."""
         self._asked: list[tuple[Request, asyncio.Future[Answer]]] = []
         """What operators want, and the answers that they wait for."""
         self.last: Cycle | None = None
@@ -218,7 +212,7 @@ class Loop:
         self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
         if not self._leads:
             await self._look_for_lease_again()
-        memory = self._by_our_clock(self._memory or Memory())
+        memory = self._memory or Memory()
         outcomes = self._executor.take_outcomes() if self._leads else ()
         try:
             world = await self._unless_stopping(
@@ -278,15 +272,6 @@ class Loop:
                 waiting.set_result(answer)
         self._asked = self._asked[len(asked) :]
 
-    def _by_our_clock(self, memory: Memory) -> Memory:
-        """Mended where our wall clock was set, or where another daemon's wrote it."""
-        before, seconds, now = self._looked, self._clock.monotonic(), self._clock.now()
-        self._looked = now, seconds
-        if before is None:
-            return by_another_clock(memory, now)
-        set_by = (now - before[0]).total_seconds() - (seconds - before[1])
-        return by_another_clock(memory, now) if set_by > CLOCK_SET else memory
-
     async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
         """Nobody waits for services that hang when the process is told to end."""
         looking = asyncio.ensure_future(observing)
@@ -329,7 +314,6 @@ class Loop:
         """Take the newest memory, and the lead where it is free. Raises OSError."""
         kept = await self._store.load()
         self._memory, self._leads = kept.memory, kept.ours
-        self._looked = None
         self._lost_memory = kept.memory is None
         if kept.ours:
             self._executor.take_outcomes()  # of an earlier lease: others have acted since
