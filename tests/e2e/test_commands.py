@@ -22,7 +22,10 @@ from tests.e2e.support import (
 
 pytestmark = pytest.mark.e2e
 
-COMMANDS = ("run", "plan", "check", "render", "down", "notify", "demo", "simulate", "emulate")
+COMMANDS = (
+    *("run", "plan", "status", "explain", "check", "render", "down", "notify"),
+    *("demo", "simulate", "emulate"),
+)
 DEMO_PATIENCE_SECONDS = 500.0
 """It takes 40 s of processor time, whatever else the machine has to do."""
 SUMMARY_KEYS = {
