@@ -6,6 +6,7 @@ Asserted is a ratio within one run: the median cycle with clients against the on
 import asyncio
 import contextlib
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import structlog
+from playwright.async_api import async_playwright
 from rich.console import Console
 from rich.table import Table
 
@@ -27,9 +29,11 @@ from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.record import Recorder
 from gpu_autoscaler.store.directory import DirectoryStore
 from gpu_autoscaler.web.app import surface_app
+from gpu_autoscaler.web.metrics import Metrics
 from tests.benchmarks.daemon import LEARNING, Unchanging
 from tests.benchmarks.fleet import LARGE, BenchFleet
 from tests.benchmarks.test_cost import ROOT
+from tests.web.page_viewer import CHROMIUM, QUIET
 
 ROUNDS = 10
 """Of each kind in turn: what else happens on this machine meets both alike."""
@@ -48,6 +52,8 @@ class Measured:
     replies: list[float] = field(default_factory=list)
     status_bytes: int = 0
     metrics_bytes: int = 0
+    first_paint: float = math.nan
+    """Of the page in a real browser; not a number where there is none."""
 
     @property
     def ratio(self) -> float:
@@ -69,7 +75,7 @@ async def _measure(directory: Path) -> Measured:
     fleet = BenchFleet(LARGE, clock)
     await fleet.fill()
     clearml = InProcessClearml(fleet.clearml)
-    found = Measured()
+    found, metrics = Measured(), Metrics()
     with DirectoryStore(directory) as store, bind(LOOPBACK, 0) as listener:
         loop = Loop(
             Unchanging(fleet.config),
@@ -79,6 +85,7 @@ async def _measure(directory: Path) -> Measured:
             lambda _: fleet.bootstrap,
             clock,
             Recorder(),
+            metrics.cycled,
         )
         await loop.prepare()
 
@@ -91,7 +98,7 @@ async def _measure(directory: Path) -> Measured:
                 seconds.append(clock.monotonic() - begun)
 
         await cycles(LEARNING, [])
-        app = surface_app(loop, clock, None, lambda: (b"", "text/plain"))
+        app = surface_app(loop, clock, None, metrics.exposition)
         async with served(app, listener) as port:
             url = f"http://{LOOPBACK}:{port}"
             clients = await asyncio.create_subprocess_exec(
@@ -109,9 +116,25 @@ async def _measure(directory: Path) -> Measured:
             async with httpx.AsyncClient() as client:
                 found.status_bytes = len((await client.get(f"{url}/api/v1/status")).content)
                 found.metrics_bytes = len((await client.get(f"{url}/metrics")).content)
+            found.first_paint = await _first_paint(url)
             told, _ = await clients.communicate(b"")  # and closes its input
             found.replies = json.loads(told)
     return found
+
+
+async def _first_paint(url: str) -> float:
+    if not CHROMIUM.exists():
+        return math.nan
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        page = await browser.new_page()
+        await page.goto(url)
+        await page.locator("#instances li").first.wait_for()
+        milliseconds: float = await page.evaluate(
+            "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+        )
+        await browser.close()
+    return milliseconds / 1000
 
 
 def test_who_looks_slows_the_loop_down_by_a_fifth_at_most(tmp_path: Path) -> None:
@@ -128,6 +151,9 @@ def test_who_looks_slows_the_loop_down_by_a_fifth_at_most(tmp_path: Path) -> Non
         "replies": f"{len(found.replies):,}",
         "status": f"{found.status_bytes / 1000:.0f} kB",
         "metrics": f"{found.metrics_bytes / 1000:.0f} kB",
+        "first paint of the page": f"{found.first_paint * 1000:.0f} ms"
+        if found.first_paint
+        else "",
     }
     for name, value in rows.items():
         table.add_row(name, value)
