@@ -1,5 +1,6 @@
 """What a plan may ask for: plain values, each with its reason, carried out by one executor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -210,6 +211,25 @@ _VERBS: dict[type[Effect], str] = {
     RescueTask: "rescue",
     TagQueue: "tag_queue",
 }
+
+
+def queue_of(effect: Effect, queue_ids: Mapping[str, str]) -> str:
+    """Name of the queue it is done for; empty where nothing names it. `queue_ids`: names by id."""
+    match effect:
+        case CreateInstance(order=order):
+            return order.queue
+        case OnInstance(instance=instance):
+            return instance.queue
+        case TagQueue(queue=queue):
+            return queue.name
+        case RescueTask(task=task):
+            return queue_ids.get(task.queue_id, "")
+        case DeleteVolume(volume=volume):
+            tags = (tag.partition("=") for tag in volume.tags)
+            return next((value for key, _, value in tags if key == "queue"), "")
+        case _:
+            return ""
+
 
 CREATE_DEADLINE = timedelta(minutes=3)
 """Six calls, of which the slowest took seconds when recorded, and their clean-up on failure."""

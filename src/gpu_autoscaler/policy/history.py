@@ -2,14 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from gpu_autoscaler.domain.effects import (
-    CreateInstance,
-    Effect,
-    Failure,
-    OnInstance,
-    Reason,
-    TagQueue,
-)
+from gpu_autoscaler.domain.effects import Failure, Reason, queue_of
 from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Account, Said
@@ -28,7 +21,7 @@ LONGEST_GAP = timedelta(minutes=10)
 
 def said(fleet: Fleet, answers: tuple[Answer, ...]) -> tuple[Said, ...]:
     """The decision log with what this cycle adds."""
-    now = fleet.now
+    now, ids = fleet.now, fleet.memory.queue_ids
     lines = [
         Said(now, each.request.subject, "", each.request.kind.value, Reason.OPERATOR, each.sentence)
         for each in answers
@@ -38,11 +31,12 @@ def said(fleet: Fleet, answers: tuple[Answer, ...]) -> tuple[Said, ...]:
         if failure is not None:
             verb = "left undone" if failure is Failure.GUARD else f"{effect.verb} failed"
             text = outcome.message or str(failure)
-            lines.append(Said(outcome.at, effect.subject, _queue(effect), verb, failure, text))
+            queue = queue_of(effect, ids)
+            lines.append(Said(outcome.at, effect.subject, queue, verb, failure, text))
     for effect in fleet.effects:
         if effect.reason is not Reason.REGISTERED:  # every machine does, and nothing follows
             why = effect.because
-            queue = _queue(effect)
+            queue = queue_of(effect, ids)
             lines.append(Said(now, effect.subject, queue, effect.verb, effect.reason, why))
     return (*fleet.memory.said, *lines)[-LAST_SAID:]
 
@@ -81,15 +75,3 @@ def account(fleet: Fleet) -> Account | None:
 def saved(kept: Account, now: datetime) -> float:
     """Euros that as many machines as ever worked at once would have cost more, always on."""
     return kept.peak_eur_per_hour * ((now - kept.since) / timedelta(hours=1)) - kept.eur
-
-
-def _queue(effect: Effect) -> str:
-    match effect:
-        case CreateInstance(order=order):
-            return order.queue
-        case OnInstance(instance=instance):
-            return instance.queue
-        case TagQueue(queue=queue):
-            return queue.name
-        case _:
-            return ""

@@ -21,13 +21,7 @@ from prometheus_client.registry import Collector
 from gpu_autoscaler import __version__
 from gpu_autoscaler.domain.calls import OK, OUTCOMES
 from gpu_autoscaler.domain.decisions import InstanceDecision
-from gpu_autoscaler.domain.effects import (
-    CreateInstance,
-    DeleteVolume,
-    Effect,
-    OnInstance,
-    RescueTask,
-)
+from gpu_autoscaler.domain.effects import queue_of
 from gpu_autoscaler.domain.lifecycle import BOOTING, InstanceState
 from gpu_autoscaler.domain.memory import InstanceMemory
 from gpu_autoscaler.domain.model import TaskStatus, Worker
@@ -144,7 +138,9 @@ class Metrics:
             self._waits.labels(queue).observe(seconds)
         for effect in cycle.plan.effects:
             reason = effect.reason.value
-            self._decided.labels(effect.verb, _queue_of(effect, cycle), reason).inc()
+            self._decided.labels(
+                effect.verb, queue_of(effect, cycle.plan.memory.queue_ids), reason
+            ).inc()
         for outcome in cycle.world.outcomes:
             result = OK if outcome.failure is None else outcome.failure.value
             self._outcomes.labels(outcome.effect.verb, result).inc()
@@ -189,22 +185,6 @@ class _Now(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self.families
-
-
-def _queue_of(effect: Effect, cycle: Cycle) -> str:
-    """The queue it is done for; empty where a tag that names it is missing."""
-    match effect:
-        case CreateInstance(order=order):
-            return order.queue
-        case OnInstance(instance=instance):
-            return instance.queue
-        case RescueTask(task=task):
-            return cycle.plan.memory.queue_ids.get(task.queue_id, "")
-        case DeleteVolume(volume=volume):
-            tags = (tag.partition("=") for tag in volume.tags)
-            return next((value for key, _, value in tags if key == "queue"), "")
-        case _:
-            return ""
 
 
 def _boots(cycle: Cycle) -> Iterator[tuple[InstanceMemory, float]]:
