@@ -174,6 +174,17 @@ def test_one_is_kept_and_then_released() -> None:
     assert effect.remove == {"keep", "quarantined"}
 
 
+def test_one_is_kept_also_right_after_its_tags_were_changed() -> None:
+    story = Story()
+    story.has(instance("m1"))
+    story.report("m1")
+    made = story.cycle()
+    assert reasons(made) == ["registered"]
+    assert "try again" in asked(story, K.KEEP).sentence
+    story.done(*made.effects)
+    assert asked(story, K.KEEP).obeyed
+
+
 def test_one_that_is_not_held_is_not_released() -> None:
     assert asked(idle(), K.RELEASE).sentence == "m1 was neither kept nor quarantined"
 

@@ -8,6 +8,8 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stop import stop
 
+NOT_NOW = "its tags are just being changed, or its zone does not answer; try again"
+
 
 def obey_all(fleet: Fleet, stuck: frozenset[str]) -> tuple[Answer, ...]:
     """Plan what was asked of instances; say what becomes of every request."""
@@ -49,8 +51,10 @@ def _of_queue(fleet: Fleet, request: Request) -> Answer:
 def _keep(fleet: Fleet, request: Request, fact: Fact) -> Answer:
     if fact.instance.kept:
         return Answer(request, True, f"{fact.name}: {fact.hands_off or 'it is kept already'}")
-    if not fleet.touchable(fact, "tag"):
-        return _refused(fleet, request, fact)
+    if fact.hands_off:
+        return Answer(request, False, f"{fact.name}: hands off: {fact.hands_off}")
+    if not _taggable(fleet, fact):
+        return Answer(request, False, f"{fact.name}: {NOT_NOW}")
     _tag(fleet, fact, f"{fact.name} is kept, as asked", add=frozenset({KEEP_TAG}))
     return Answer(request, True, f"{fact.name} is kept for {fleet.config.keep}: hands off")
 
@@ -60,8 +64,8 @@ def _release(fleet: Fleet, request: Request, fact: Fact) -> Answer:
     held = {t for t in tags if t in (KEEP_TAG, QUARANTINED_TAG) or t.startswith(f"{KEEP_TAG}=")}
     if not held:
         return Answer(request, True, f"{fact.name} was neither kept nor quarantined")
-    if f"tag:{fact.instance.id}" in fleet.pending or not fact.seen:
-        return Answer(request, False, f"{fact.name}: its tags cannot be changed now; try again")
+    if not _taggable(fleet, fact):
+        return Answer(request, False, f"{fact.name}: {NOT_NOW}")
     _tag(fleet, fact, f"{fact.name} is released, as asked", remove=frozenset(held))
     return Answer(request, True, f"{fact.name} is released: the rules apply to it again")
 
@@ -79,6 +83,12 @@ def _stop(fleet: Fleet, request: Request, fact: Fact, stuck: frozenset[str]) -> 
 def _refused(fleet: Fleet, request: Request, fact: Fact) -> Answer:
     _, why = fleet.verdicts[fact.instance.id]
     return Answer(request, False, f"{fact.name}: {why}")
+
+
+def _taggable(fleet: Fleet, fact: Fact) -> bool:
+    """Once a change of its tags was accepted, the next one need not wait to see it: it adds."""
+    tagging = fleet.pending.get(f"tag:{fact.instance.id}")
+    return fact.seen and (tagging is None or tagging.done)
 
 
 def _tag(
