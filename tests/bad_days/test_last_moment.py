@@ -104,7 +104,8 @@ def test_a_task_that_a_person_aborts_at_that_moment_stays_aborted(patience: floa
 
 @pytest.mark.parametrize("forgets", [False, True], ids=["knows", "forgets"])
 def test_killed_right_after_the_power_off_that_caught_a_task(forgets: bool) -> None:
-    """What we are about to stop is stored before we stop it: the next daemon rescues."""
+    """What we are about to stop is stored before we stop it: the next daemon rescues. One that
+    finds no memory takes for ours what went off right before it came."""
 
     async def story(world: BadDay) -> None:
         caught: list[str] = []
@@ -113,11 +114,7 @@ def test_killed_right_after_the_power_off_that_caught_a_task(forgets: bool) -> N
         await world.until(lambda: bool(caught))
         world.meanwhile = nothing
         await world.restart(without_memory=forgets)
-        await world.cycles(minutes(5))
-        if forgets:  # nobody knows any more whose doing it was: left to the person who sees it
-            assert world.status(caught[0]) == "stopped"
-        else:
-            await world.until_done(*caught)
+        await world.until_done(*caught)
         await world.until_nothing_is_left()
         assert world.created() <= 2
 

@@ -28,7 +28,9 @@ PLAIN: dict[object, st.SearchStrategy[Any]] = {
     str: st.text(max_size=8),
     bool: st.booleans(),
     int: st.integers(-1, 9),
+    float: st.floats(0, 1e6),
     datetime: MOMENTS,
+    timedelta: st.integers(-(10**10), 10**10).map(lambda number: timedelta(microseconds=number)),
     type(None): st.none(),
 }
 
@@ -44,6 +46,8 @@ def anything(kind: Any) -> st.SearchStrategy[Any]:
         return st.builds(kind, **{f.name: anything(hints[f.name]) for f in fields(kind)})
     inner = [anything(each) for each in get_args(kind) if each is not ...]
     match get_origin(kind):
+        case builtins.tuple if ... not in get_args(kind):
+            return st.tuples(*inner)
         case builtins.tuple:
             return st.lists(inner[0], max_size=2).map(tuple)
         case builtins.frozenset:
