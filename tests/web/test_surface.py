@@ -285,6 +285,18 @@ def test_a_request_reaches_the_loop_and_its_answer_comes_back(
     assert replies[1].json() == {"error": "so it is"}
 
 
+def test_a_dry_run_promises_nothing() -> None:
+    async def run(there: Site) -> None:
+        app = surface_app(there, there.clock, TOKEN, lambda: (b"", ""), dry_run=True)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
+            reply = await client.post(f"/api/v1/queues/{QUEUE}/pause", headers=BEARER)
+        assert (reply.status_code, there.asked) == (409, [])
+        assert "dry run" in reply.json()["error"]
+
+    at(run)
+
+
 def test_reconcile_wakes_the_loop() -> None:
     async def run(there: Site) -> int:
         await there.http.post("/api/v1/reconcile", headers=BEARER)

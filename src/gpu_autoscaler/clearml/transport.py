@@ -20,7 +20,7 @@ import tenacity
 from pydantic import ValidationError
 
 from gpu_autoscaler.clearml.wire import LOGIN_REPLY, Claims, Meta, Reply, Verdict
-from gpu_autoscaler.domain.calls import OnCall, Request, nobody
+from gpu_autoscaler.domain.calls import Call, OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import (
     ApiError,
@@ -195,7 +195,7 @@ class Session:
 
     async def _send(self, method: str, authorization: str, body: Mapping[str, Any]) -> Answer:
         """One HTTP request, whatever its status; raises Transient when there is no answer."""
-        with Request(API, self._clock, self._on_call) as request:
+        with Call(API, self._clock, self._on_call) as request:
             answer = await self._receive(method, authorization, body)
             if answer.status != httpx.codes.OK:
                 request.refused(self._classify(method, answer))

@@ -54,7 +54,7 @@ def kind_of(error: BaseException) -> str:
     return next((kind for each, kind in _KINDS.items() if isinstance(error, each)), "transient")
 
 
-class Request:
+class Call:
     """Tells an `OnCall` how the request inside the `with` ended, and after how long."""
 
     def __init__(self, api: str, clock: Clock, on_call: OnCall) -> None:

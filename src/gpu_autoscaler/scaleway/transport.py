@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from gpu_autoscaler.domain.calls import OnCall, Request, nobody
+from gpu_autoscaler.domain.calls import Call, OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError, Transient
 from gpu_autoscaler.scaleway.refusals import classify
@@ -142,7 +142,7 @@ class Transport:
         content: bytes | None = None,
     ) -> httpx.Response:
         """One request; all that another way to Scaleway has to replace."""
-        with Request(API, self._clock, self._on_call):
+        with Call(API, self._clock, self._on_call):
             return await self._answer(method, path, params=params, json=json, content=content)
 
     async def _answer(

@@ -143,6 +143,8 @@ class Surface:
 
     def _request(self, kind: RequestKind) -> Callable[[HttpRequest], object]:
         async def handle(request: HttpRequest) -> Response:
+            if self._dry_run:
+                return _refused(409, "a dry run changes nothing: ask the daemon that acts")
             asked = Request(kind, request.path_params["name"])
             answer = await self._daemon.ask(asked, PATIENCE)
             if answer is None:

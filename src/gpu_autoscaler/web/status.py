@@ -153,7 +153,8 @@ def _problems(cycle: Cycle, *, dry_run: bool) -> list[Problem]:
         text = "this daemon does not hold the lease: it observes, another one acts"
         found.append(Problem("info", "lease", text, None))
     if not cycle.world.clearml.complete:
-        text = f"gives no full answer, so nothing is launched or stopped: {_why(cycle)}"
+        error = cycle.world.clearml.error
+        text = f"gives no full answer, so nothing is launched or stopped: {error}"
         found.append(Problem("error", "ClearML", text, None))
     found += [
         Problem("error", zone.zone, f"gives no full answer: {zone.error}", None)
@@ -167,10 +168,6 @@ def _problems(cycle: Cycle, *, dry_run: bool) -> list[Problem]:
         if each.kind.recovers and each.kind is not EpisodeKind.OBSERVATION_FAILING
     ]
     return found
-
-
-def _why(cycle: Cycle) -> str:
-    return cycle.world.clearml.error
 
 
 def _money(cycle: Cycle) -> Money:
