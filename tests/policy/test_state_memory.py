@@ -71,6 +71,24 @@ def test_when_a_boot_began(before: str, now: str, began: datetime | None) -> Non
     assert (silent.first_idle_report_at == report) is (began is None)
 
 
+@pytest.mark.parametrize(
+    ("changed", "began"),
+    [
+        (LAST - seconds(1), LAST),  # of the time before
+        (LAST + seconds(1), LAST + seconds(1)),
+        (START + seconds(1), START),  # their clock is ahead of ours
+    ],
+)
+def test_between_two_looks_far_apart_scaleway_s_date_says_when_it_was_restarted(
+    changed: datetime, began: datetime
+) -> None:
+    """A daemon whose store did not answer for minutes knew a report from before the restart, and
+    took the booting machine for lost."""
+    there = registered("m1", "starting", modified_at=changed)
+    found = joined(there, was("running", "running_task", last_report_at=START - minutes(5)))
+    assert found.memory.booted_at == began
+
+
 @pytest.mark.parametrize("now", ["starting", "running"])
 def test_without_a_last_plan_a_restart_began_now(now: str) -> None:
     assert joined(registered("m1", now), was("stopping"), planned_at=None).memory.booted_at == START

@@ -193,9 +193,9 @@ class Join:
             case ServerState.STOPPED | ServerState.STOPPED_IN_PLACE:
                 began = self._now
             case ServerState.STARTING if was in (ServerState.RUNNING, ServerState.STOPPING):
-                began = self._memory.planned_at or self._now  # restarted by somebody
+                began = self._restarted_at(known.last_seen)
             case ServerState.RUNNING if was is ServerState.STOPPING:
-                began = self._memory.planned_at or self._now  # the same, between two looks
+                began = self._restarted_at(known.last_seen)
             case _:
                 return known
         return replace(
@@ -207,6 +207,12 @@ class Join:
             first_idle_report_at=None,
             boot_failed=False,
         )
+
+    def _restarted_at(self, instance: Instance) -> datetime:
+        """When somebody restarted it between two looks, which a silent store may hold apart: at the
+        last one or later, as far as Scaleway's own date tells."""
+        last = self._memory.planned_at or self._now
+        return max(last, min(instance.modified_at, self._now))
 
     def _serves(self, instance: Instance, workers: Sequence[Worker]) -> bool:
         queue = self._world.clearml.queues.get(instance.queue)
