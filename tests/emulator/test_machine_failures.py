@@ -2,6 +2,7 @@
 
 import pytest
 
+from gpu_autoscaler.domain.model import BOOT_REPORT_KEY
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
 from tests.emulator.machine_rig import BOOT, QUEUE, STARTED, Site, state
 from tests.emulator.scaleway_rig import ZONE
@@ -194,3 +195,33 @@ def test_a_queue_made_again_under_its_name_is_pulled_from() -> None:
     task = site.task(10)
     site.pass_by(30)
     assert site.status(task) == "completed"
+
+
+def test_a_machine_says_how_far_its_boot_is() -> None:
+    site = Site()
+    server = site.server()
+    site.pass_by(STARTED)
+    assert server.user_data[BOOT_REPORT_KEY] == b"installing: install_agent"
+    site.pass_by(BOOT)
+    assert server.user_data[BOOT_REPORT_KEY] == b"ready"
+
+
+def test_a_boot_that_fails_says_so_and_no_agent_comes() -> None:
+    site = Site(Habit(boot_fails="1 GPU, expected 2"))
+    server = site.up()
+    assert server.user_data[BOOT_REPORT_KEY] == b"failed: 1 GPU, expected 2"
+    site.pass_by(3600)
+    assert site.worker() is None
+
+
+def test_a_machine_that_has_worked_needs_no_user_data_any_more() -> None:
+    site = Site()
+    server = site.up()
+    del server.user_data["cloud-init"]
+    site.cloud.act(ZONE, server.id, "poweroff")
+    site.pass_by(60)
+    site.cloud.act(ZONE, server.id, "poweron")
+    site.pass_by(STARTED)
+    assert server.user_data[BOOT_REPORT_KEY] == b"preflight"
+    site.pass_by(BOOT)
+    assert site.worker() is not None

@@ -15,6 +15,8 @@ from gpu_autoscaler.domain.effects import (
     Effect,
     Failure,
     Guard,
+    OnInstance,
+    RemoveBootstrap,
     RescueTask,
     SetTags,
     StartInstance,
@@ -112,7 +114,7 @@ class Shown(Story):
 class Drill:
     """Cycles of a story whose effects take place."""
 
-    story: Shown = field(default_factory=lambda: Shown(config=CONFIGS[0]))
+    story: Shown = field(default_factory=lambda: Shown(config=CONFIGS[0], removes_bootstraps=False))
     machines: dict[str, Machine] = field(default_factory=dict)
     """By instance name; of every server that exists."""
     flying: list[Flying] = field(default_factory=list)
@@ -387,6 +389,8 @@ class Drill:
                 )
                 self._change(order.name, tags=frozenset(order.tags))
                 self.machines[order.name] = Machine(registers=not self.dud)
+                if self.dud and self.fate % 2:
+                    self.story.boot_reports[order.name] = "failed: no GPU"
             case RescueTask() if failure is None and effect.task.id in self._tasks():
                 self.story.ended = [t for t in self.story.ended or [] if t.id != effect.task.id]
                 self.story.tasks[effect.task.id] = task(
@@ -394,7 +398,7 @@ class Drill:
                 )
                 self.story.entries.insert(0, effect.task.id)
                 self.caught.discard(effect.task.id)
-            case StartInstance() | StopInstance() | DeleteInstance() | SetTags():
+            case OnInstance():
                 return self._on_server(effect, failure)
         return failure
 
@@ -421,6 +425,8 @@ class Drill:
                 self._gone(server.name)
             case SetTags():
                 self._change(server.name, tags=(server.tags | effect.add) - effect.remove)
+            case RemoveBootstrap():
+                pass
             case _:
                 return Failure.REJECTED
         return None

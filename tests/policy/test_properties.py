@@ -14,13 +14,14 @@ from gpu_autoscaler.domain.effects import (
     Guard,
     OnInstance,
     Reason,
+    RemoveBootstrap,
     RescueTask,
     SetTags,
     StartInstance,
     StopInstance,
 )
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory
-from gpu_autoscaler.domain.model import FleetTags, ServerState, TaskStatus
+from gpu_autoscaler.domain.model import REGISTERED_TAG, FleetTags, ServerState, TaskStatus
 from gpu_autoscaler.policy.guard import claims_on, refusal
 from gpu_autoscaler.policy.plan import plan
 from tests.policy.drill import BOTH, Drill
@@ -136,6 +137,8 @@ class Checked(Drill):
         assert there.state is not ServerState.LOCKED
         if isinstance(effect, SetTags):
             assert FleetTags("test").owns((there.tags | effect.add) - effect.remove)
+        if isinstance(effect, RemoveBootstrap):
+            assert REGISTERED_TAG in there.tags, "its next boot would need it"
         kept = any(tag == "keep" or tag.startswith("keep=") for tag in there.tags)
         assert not kept or effect.reason is Reason.KEEP_ENDED or self._keep_over(effect)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import Plan, World
-from gpu_autoscaler.domain.effects import Effect, Outcome
+from gpu_autoscaler.domain.effects import Effect, Outcome, RemoveBootstrap
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
@@ -196,6 +196,10 @@ class Story:
     last: Plan | None = None
     honest: bool = False
     """Ended tasks are shown only when the policy asks for them, as the loop does it."""
+    removes_bootstraps: bool = True
+    """By itself: every machine that works loses its user data, and few tests are about that."""
+    boot_reports: dict[str, str] = field(default_factory=dict)
+    """What machines say of their boots, by name."""
 
     def enqueue(self, *names: str) -> None:
         for name in names:
@@ -312,6 +316,7 @@ class Story:
             complete=True,
             observed_at=self.now,
             instances=tuple(found),
+            boot_reports={f"id-{name}": said for name, said in self.boot_reports.items()},
             volumes=mine,
             availability=self.availability,
             gone=frozenset(self.gone),
@@ -324,6 +329,8 @@ class Story:
             for name, worker in list(self.workers.items()):
                 self.workers[name] = replace(worker, last_report_at=self.now - seconds(1))
         self.last = plan(self.world(), self.memory, self.config, self.now)
+        if self.removes_bootstraps:
+            self.last = _bootstraps_removed(self.last)
         self.memory, self.outcomes, self.lost_memory = self.last.memory, [], False
         self.requests = []
         return self.last
@@ -339,6 +346,24 @@ class Story:
     def done(self, *effects: Effect, failure: Any = None, message: str = "") -> None:
         """These effects ended: the next plan hears of it."""
         self.outcomes += [Outcome(e, self.now, failure, message) for e in effects]
+
+
+def _bootstraps_removed(made: Plan) -> Plan:
+    """As if that had been done in the moment in which it was planned."""
+    done = {e.instance.id: e.key for e in made.effects if isinstance(e, RemoveBootstrap)}
+    memory = made.memory
+    return replace(
+        made,
+        effects=tuple(e for e in made.effects if not isinstance(e, RemoveBootstrap)),
+        memory=replace(
+            memory,
+            pending={k: p for k, p in memory.pending.items() if k not in done.values()},
+            instances={
+                i: replace(m, bootstrap_removed=True) if i in done else m
+                for i, m in memory.instances.items()
+            },
+        ),
+    )
 
 
 def _moved(one: Task, by: timedelta) -> Task:

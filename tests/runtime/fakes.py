@@ -92,6 +92,8 @@ class FakeScaleway:
     user_data: list[bytes] = field(default_factory=list)
     tags: list[tuple[Collection[str], Collection[str]]] = field(default_factory=list)
     """Added and taken away."""
+    reports: dict[str, str] = field(default_factory=dict)
+    """What machines say of their boots, by name."""
 
     async def instances(self, zone: str) -> Sequence[Instance]:
         await self.wire.call("instances", zone)
@@ -100,6 +102,10 @@ class FakeScaleway:
     async def exists(self, zone: str, server_id: str) -> bool:
         await self.wire.call("exists", server_id)
         return server_id in self.unlisted
+
+    async def boot_report(self, instance: Instance) -> str:
+        await self.wire.call("boot_report", instance.name)
+        return self.reports.get(instance.name, "")
 
     async def volumes(self, zone: str) -> Sequence[Volume]:
         await self.wire.call("volumes", zone)
@@ -134,3 +140,6 @@ class FakeScaleway:
     ) -> None:
         self.tags.append((add, remove))
         await self.wire.call("change_tags", instance.name)
+
+    async def remove_bootstrap(self, instance: Instance) -> None:
+        await self.wire.call("remove_bootstrap", instance.name)

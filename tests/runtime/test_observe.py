@@ -23,7 +23,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
 )
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, run_virtual
-from gpu_autoscaler.runtime.observe import READ_DEADLINE, Observer, last_look
+from gpu_autoscaler.runtime.observe import BOOT_REPORT_DEADLINE, READ_DEADLINE, Observer, last_look
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,
@@ -436,3 +436,36 @@ def test_every_configured_queue_has_its_spec() -> None:
         assert (await eyes.look()).specs == {QUEUE: "spec-1"}
 
     seen(run)
+
+
+# --- boots
+
+
+def test_a_machine_that_boots_is_asked_how_far_it_is() -> None:
+    async def run(eyes: Eyes) -> tuple[World, list[str]]:
+        eyes.scaleway.there = [instance("m1"), instance("m2")]
+        eyes.memory = replace(eyes.memory, instances=known(instance("m2"), last_report_at=NOW))
+        eyes.scaleway.reports = {"m1": "installing: install_agent", "m2": "ready"}
+        return await eyes.look(), eyes.wire.calls
+
+    world, calls = seen(run)
+    assert world.zones[ZONE].boot_reports == {"id-m1": "installing: install_agent"}
+    assert calls.count("boot_report m1") == 1
+    assert "boot_report m2" not in calls
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_machine_that_cannot_be_asked_leaves_its_zone_whole(late: bool) -> None:
+    async def run(eyes: Eyes) -> tuple[World, timedelta]:
+        eyes.scaleway.there = [instance("m1"), instance("m2")]
+        eyes.scaleway.reports = {"m2": "ready"}
+        if late:
+            eyes.wire.slow["boot_report m1"] = 60
+        else:
+            eyes.wire.errors["boot_report m1"] = Transient("502")
+        return await eyes.look(), eyes.clock.now() - NOW
+
+    world, took = seen(run)
+    assert world.zones[ZONE].complete
+    assert world.zones[ZONE].boot_reports == {"id-m2": "ready"}
+    assert took == (BOOT_REPORT_DEADLINE if late else seconds(0))

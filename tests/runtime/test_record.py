@@ -206,3 +206,16 @@ def test_an_ordinary_reason_for_doing_nothing_is_not_said() -> None:
     assert story.lines() == []
     assert story.last is not None
     assert story.last.queues[0].reason.value == "satisfied"
+
+
+def test_what_a_machine_says_of_its_boot_is_said_when_it_changes() -> None:
+    story = Logged()
+    story.has(instance())
+    story.lines()
+    story.boot_reports[NAME] = "installing: install_agent"
+    (line,) = story.lines()
+    assert (line["event"], line["subject"]) == ("booting", NAME)
+    assert (line["says"], line["log_level"]) == ("installing: install_agent", "info")
+    assert story.lines() == []
+    story.boot_reports[NAME] = "failed: no GPU"
+    assert [line["log_level"] for line in story.lines() if "says" in line] == ["warning"]

@@ -166,6 +166,8 @@ class Cloud:
     servers: dict[str, Any] = field(default_factory=dict)
     volumes: dict[str, Any] = field(default_factory=dict)
     local_volumes: dict[str, Any] = field(default_factory=dict)
+    user_data: dict[str, bytes] = field(default_factory=dict)
+    """Of any server: no test has two with some."""
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     """By step ("POST servers"), used up in order."""
     steps: list[str] = field(default_factory=list)
@@ -221,13 +223,26 @@ class Cloud:
         if thing is None:
             return refuse(404, NOT_FOUND)
         if len(path) > 6:
-            return self._act(request, thing) if path[6] == "action" else httpx.Response(204)
+            if path[6] == "action":
+                return self._act(request, thing)
+            return self._user_data(method, path[7], request.content)
         if method == "DELETE":
             return self._delete(shelf, thing)
         if method == "PATCH":
             thing |= json.loads(request.content)
         name = {"servers": "server", "volumes": "volume"}[path[4]]
         return httpx.Response(200, json=thing if api == "block" else {name: thing})
+
+    def _user_data(self, method: str, key: str, content: bytes) -> httpx.Response:
+        if method == "PATCH":
+            self.user_data[key] = content
+        elif key not in self.user_data:
+            return refuse(404, NOT_FOUND)
+        elif method == "DELETE":
+            del self.user_data[key]
+        else:
+            return httpx.Response(200, content=self.user_data[key])
+        return httpx.Response(204)
 
     def _list(self, request: httpx.Request, key: str) -> httpx.Response:
         query = parse_qs(request.url.query.decode())

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from gpu_autoscaler.domain.errors import NotFound, OutOfStock, Rejected, Transient
-from gpu_autoscaler.domain.model import FleetTags, ServerState, VolumeKind, VolumeRef
+from gpu_autoscaler.domain.model import FleetTags, Instance, ServerState, VolumeKind, VolumeRef
 from gpu_autoscaler.runtime.ports import Scaleway
 from gpu_autoscaler.scaleway.api import ScalewayApi
 from gpu_autoscaler.scaleway.wire import server_of
@@ -232,3 +232,41 @@ def test_tags_that_cannot_be_changed(
     with pytest.raises(expected):
         play(cloud, lambda api: api.change_tags(listed, ["registered"], []))
     assert cloud.servers["s1"]["tags"] == [*TAGS]
+
+
+def one_server() -> tuple[Cloud, Instance]:
+    cloud = Cloud(servers={"s1": server_json()})
+    return cloud, list_instances(cloud)[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (None, ""),
+        (b"installing: install_agent\n", "installing: install_agent"),
+        (b"failed: \x1b[31m1 GPU\nexpected 2\xff", "failed:  [31m1 GPU expected 2\ufffd"),
+        (b"x" * 5000, "x" * 200),
+    ],
+)
+def test_what_a_machine_says_of_its_boot_is_one_harmless_line(
+    written: bytes | None, read: str
+) -> None:
+    cloud, there = one_server()
+    if written is not None:
+        cloud.user_data["gpu-autoscaler-boot"] = written
+    assert play(cloud, lambda api: api.boot_report(there)) == read
+
+
+def test_a_report_that_does_not_come_is_an_error_and_not_silence() -> None:
+    cloud, there = one_server()
+    cloud.fail("GET user_data", *[refuse(502, TRANSIENT)] * 3)
+    with pytest.raises(Transient):
+        play(cloud, lambda api: api.boot_report(there))
+
+
+def test_the_script_is_taken_away_and_only_that() -> None:
+    cloud, there = one_server()
+    cloud.user_data = {"cloud-init": b"#!/bin/bash", "gpu-autoscaler-boot": b"ready"}
+    for _ in range(2):  # the second time there is none
+        play(cloud, lambda api: api.remove_bootstrap(there))
+    assert cloud.user_data == {"gpu-autoscaler-boot": b"ready"}

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     IDLE_TIMEOUT = "idle_timeout"
     ABOVE_MAX = "above_max"
     NEVER_REGISTERED = "never_registered"
+    BOOT_FAILED = "boot_failed"
     LOST_WORKER = "lost_worker"
     STOPPED_IN_PLACE = "stopped_in_place"
     STOPPED_RETENTION = "stopped_retention"
@@ -164,6 +165,11 @@ class SetTags(OnInstance):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveBootstrap(OnInstance):
+    """Take the user data, with its secrets, away from a machine that has used it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteVolume(Effect):
     """Remove a free volume that no instance knows."""
 
@@ -207,6 +213,7 @@ _VERBS: dict[type[Effect], str] = {
     StopInstance: "stop",
     DeleteInstance: "delete",
     SetTags: "tag",
+    RemoveBootstrap: "remove_bootstrap",
     DeleteVolume: "delete_volume",
     RescueTask: "rescue",
     TagQueue: "tag_queue",

@@ -46,6 +46,10 @@ class InstanceMemory:
     delete_when_stopped: bool = False
     keep_seen_at: datetime | None = None
     """When a bare `keep` tag was first seen: it ends by itself."""
+    boot_report: str = ""
+    """What it last said of its present boot."""
+    bootstrap_removed: bool = False
+    """Its user data, which holds secrets, is gone from Scaleway."""
     boot_failed: bool = False
     """Its agent did not come in this boot, and the breaker of its placement knows."""
     fast_failures: tuple[datetime, ...] = ()
@@ -121,6 +125,8 @@ class Breaker:
     """Nothing is launched there before; afterwards one at a time, until one registers."""
     openings: int = 0
     """How often it opened: each time for longer."""
+    last_report: str = ""
+    """What the last of these machines said of its boot."""
 
 
 @dataclass(frozen=True, slots=True)

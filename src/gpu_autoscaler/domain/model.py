@@ -12,6 +12,12 @@ QUARANTINED_TAG = "quarantined"
 """On a black hole, so that it survives a loss of memory; a person releases it by removing this."""
 PAUSE_TAG = "force_workers:off"
 """On a ClearML queue: no agent pulls from it, from its next poll on."""
+BOOT_REPORT_KEY = "gpu-autoscaler-boot"
+"""Of the user data in which a booting machine says how far it is, one line: a step, `ready`, or
+what `BOOT_FAILED` begins. It needs no credentials for that (cloud-init/README.md)."""
+BOOT_FAILED = "failed: "
+BOOT_REPORT_LENGTH = 200
+"""Characters that are read of it: root on the machine may write anything there."""
 KEEP_TAG = "keep"
 """`keep` alone, or `keep=<UTC time>`: hands off until then (set by a person or by the API)."""
 
@@ -249,6 +255,8 @@ class ZoneView:
     """None when volumes were not asked for, or not answered, in this cycle."""
     availability: Mapping[str, Availability] | None = None
     """By commercial type; None when not asked for or not answered."""
+    boot_reports: Mapping[str, str] = field(default_factory=dict)
+    """By server id: what machines that boot last said of it, where they said anything."""
     gone: frozenset[str] = frozenset()
     """Ids of servers whose absence a GET confirmed with a 404."""
     error: str = ""

@@ -102,6 +102,10 @@ class _Response:
     headers: Mapping[str, str]
     document: Any
 
+    @property
+    def text(self) -> str:
+        return str(self.document, errors="replace")
+
     def json(self) -> Any:
         return self.document
 

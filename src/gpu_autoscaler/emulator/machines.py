@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from gpu_autoscaler.domain.model import BOOT_FAILED, BOOT_REPORT_KEY
 from gpu_autoscaler.emulator.clearml_model import ClearmlModel
 from gpu_autoscaler.emulator.clearml_records import IN_PROGRESS, QueueRecord, User
 from gpu_autoscaler.emulator.clearml_wire import RefusedError
@@ -31,6 +32,8 @@ class Habit:
     boot_seconds: float = 150.0
     """From `running` to the agent's registration: kernel, cloud-init, apt, pip."""
     registers: bool = True
+    boot_fails: str | None = None
+    """What it says instead of registering: its preflight, or its bootstrap, found a fault."""
     pop_to_start_seconds: float = 0.04
     """Measured on loopback; three round trips on a real network."""
     fails_tasks_after: float | None = None
@@ -42,13 +45,18 @@ class Habit:
     dies_after_pop: bool = False
     """The agent dies with the first task that it takes, before it says so: nobody starts it."""
 
+    @property
+    def comes(self) -> bool:
+        """Whether its agent will register."""
+        return self.registers and self.boot_fails is None
+
 
 class Agent:
     """One clearml-agent daemon on one machine, for one boot."""
 
     def __init__(self, machines: "EmulatedMachines", server: Server, queue: str) -> None:
         self._machines, self._name, self._queue_name = machines, server.name, queue
-        self._server_id = server.id
+        self._server = server
         self._habit = machines.habit(server)
         self._model, self._user = machines.clearml, machines.user
         self._alive = True
@@ -81,7 +89,12 @@ class Agent:
 
     def boot(self) -> None:
         """Begin; the agent is up after the habit's time, if it ever is."""
-        if self._habit.registers:
+        again = self._machines.installed(self._server)
+        self._say("preflight" if again else "installing: install_agent")
+        if self._habit.boot_fails is not None:
+            text = f"{BOOT_FAILED}{self._habit.boot_fails}"
+            self._later(self._habit.boot_seconds, lambda: self._say(text))
+        elif self._habit.registers:
             self._later(self._habit.boot_seconds, self._register)
 
     def terminate(self) -> None:
@@ -93,6 +106,10 @@ class Agent:
         if self.running is not None:
             self._machines.abandoned(self.running[0])
         self._alive = False
+
+    def _say(self, text: str) -> None:
+        """Through its own user data, as the bootstrap does."""
+        self._server.user_data[BOOT_REPORT_KEY] = text.encode()
 
     def _later(self, seconds: float, step: Callable[[], None]) -> None:
         def run() -> None:
@@ -113,6 +130,8 @@ class Agent:
         queue_id = queue.id if queue else self._model.create_queue(self._queue_name)
         self._registered_for = (queue_id,)  # the last resort is the agent's flag --create-queue
         self._model.register(self._user, self._name, [queue_id])
+        self._say("ready")
+        self._machines.bootstrapped.add(self._server.id)
         habit, timeline = self._habit, self._machines.timeline
         if habit.agent_dies_after is not None:
             timeline.after(habit.agent_dies_after, self.kill)
@@ -122,8 +141,8 @@ class Agent:
         self._poll()
 
     def _take_server_down(self) -> None:
-        if self._machines.agents.get(self._server_id) is self:
-            self._machines.crash(self._server_id)
+        if self._machines.agents.get(self._server.id) is self:
+            self._machines.crash(self._server.id)
 
     def _report(self) -> None:
         self._tell_status()
@@ -233,6 +252,8 @@ class EmulatedMachines:
         """Called with each task whose agent dies under it, without a word."""
         self.agents: dict[str, Agent] = {}
         """Of the powered machines, by server id."""
+        self.bootstrapped: set[str] = set()
+        """Servers whose disk holds an agent: they need no user data any more."""
         self.crash: Callable[[str], None] = _no_hypervisor
         """What a machine that dies does to its server: `ScalewayModel.crash`, set once there is
         one. Needed only for machines whose habit says so."""
@@ -240,11 +261,15 @@ class EmulatedMachines:
     def powered_on(self, server: Server) -> None:
         """Boot. The queue is read from the server's tags; without user data nothing starts."""
         queue = next((t.partition("=")[2] for t in server.tags if t.startswith("queue=")), None)
-        if queue is None or "cloud-init" not in server.user_data:
+        if queue is None or not ("cloud-init" in server.user_data or self.installed(server)):
             return
         agent = Agent(self, server, queue)
         self.agents[server.id] = agent
         agent.boot()
+
+    def installed(self, server: Server) -> bool:
+        """Whether its agent has come up in an earlier boot."""
+        return server.id in self.bootstrapped
 
     def powered_off(self, server: Server, *, graceful: bool) -> None:
         """Shut down in order, or go dark."""

@@ -60,11 +60,13 @@ class Breakers:
         """Something boots there."""
         self._trying.add((placement, spec))
 
-    def failed(self, placement: Placement, spec: str) -> None:
-        """A boot there ended, or was given up, and its agent never came."""
+    def failed(self, placement: Placement, spec: str, report: str = "") -> None:
+        """A boot there ended, or was given up, and its agent never came; it said so much."""
         key = placement, spec
         before = self._all.get(key) or Breaker(placement, spec, 0, self._now, self._now)
-        now_ = replace(before, failures=before.failures + 1, failed_at=self._now)
+        now_ = replace(
+            before, failures=before.failures + 1, failed_at=self._now, last_report=report
+        )
         if now_.failures >= BREAKER_FAILURES and self._now >= before.until:
             # beyond the cap doubling changes nothing; bounded, so that it cannot overflow either
             pause = min(BREAKER_FIRST * 2 ** min(before.openings, 10), BREAKER_MOST)

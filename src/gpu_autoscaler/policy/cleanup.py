@@ -9,6 +9,7 @@ from gpu_autoscaler.domain.effects import (
     DeleteVolume,
     Failure,
     Reason,
+    RemoveBootstrap,
     SetTags,
 )
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
@@ -145,6 +146,24 @@ def mend_tags(fleet: Fleet) -> None:
                 )
             )
         elif verdict is not None:  # what keeps its tags from changing is no news about itself
+            fleet.verdicts[fact.instance.id] = verdict
+
+
+def remove_bootstraps(fleet: Fleet) -> None:
+    """Plan to take away the user data of machines that have used it: it holds secrets, which
+    anybody could read who may read instances."""
+    for fact in fleet.facts.values():
+        there = fact.memory.last_report_at is not None and not fact.memory.bootstrap_removed
+        works = fact.state in (S.IDLE, S.RUNNING_TASK) and REGISTERED_TAG in fact.instance.tags
+        if not (there and works) or fleet.under_way("remove_bootstrap", fact):
+            continue
+        verdict = fleet.verdicts.get(fact.instance.id)
+        if fleet.touchable(fact, "remove_bootstrap"):
+            because = f"{fact.name} has registered: its user data, with the secrets, is not needed"
+            fleet.add(
+                RemoveBootstrap(instance=fact.instance, reason=Reason.REGISTERED, because=because)
+            )
+        elif verdict is not None:  # as above
             fleet.verdicts[fact.instance.id] = verdict
 
 

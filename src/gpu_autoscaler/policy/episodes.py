@@ -180,7 +180,8 @@ def _boots_in_vain(following: Following, fleet: Fleet, queue: QueueConfig) -> No
         if breaker is None:
             continue
         where = f"{placement} for {queue.name}"
-        text = f"{_in_vain(breaker)} at {where} and never registered: "
+        said = f" (the last one said: {breaker.last_report})" if breaker.last_report else ""
+        text = f"{_in_vain(breaker)} at {where} and never registered{said}: "
         first = f"{text}given up; one is an accident, more are the image, the network or the script"
         following.wrong(EpisodeKind.NEVER_REGISTERED, where, Severity.WARNING, first)
         if breaker.failures >= BREAKER_FAILURES:

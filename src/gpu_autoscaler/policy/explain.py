@@ -123,7 +123,9 @@ class Explainer:
             if one.queue == queue and one.state in BOOTING and one.reason is not Reason.HALF_MADE:
                 memory = known[one.name]
                 place = str(memory.last_seen.placement)
-                found.append(self._boot(one.name, place, memory.booted_at, "boots"))
+                ready, sentence = self._boot(one.name, place, memory.booted_at, "boots")
+                says = f" It says: {memory.boot_report}." if memory.boot_report else ""
+                found.append((ready, sentence + says))
         for pending in self.plan.memory.pending.values():
             if pending.queue != queue or pending.failed or pending.placement is None:
                 continue

@@ -11,6 +11,7 @@ from gpu_autoscaler.domain.effects import (
     Failure,
     Outcome,
     Reason,
+    RemoveBootstrap,
     RescueTask,
     SetTags,
     StartInstance,
@@ -58,6 +59,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
                 _stop_refused(instances, instance.id)
             case StopInstance(instance=instance) if outcome.failure is None:
                 _stop_accepted(power_offs, instance.name)
+            case RemoveBootstrap(instance=instance) if outcome.failure is None:
+                _bootstrap_removed(instances, instance.id)
             case RescueTask(reason=Reason.CAUGHT_TASK) if outcome.failure is None:
                 rescued[effect.task.id] = outcome.at
             case RescueTask() if outcome.failure is None:
@@ -173,6 +176,12 @@ def _stop_accepted(power_offs: dict[str, PowerOff], name: str) -> None:
     off = power_offs.get(name)
     if off is not None:
         power_offs[name] = replace(off, accepted=True)
+
+
+def _bootstrap_removed(instances: dict[str, InstanceMemory], server_id: str) -> None:
+    known = instances.get(server_id)
+    if known is not None:
+        instances[server_id] = replace(known, bootstrap_removed=True)
 
 
 def _stop_refused(instances: dict[str, InstanceMemory], server_id: str) -> None:

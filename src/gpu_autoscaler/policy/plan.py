@@ -10,7 +10,14 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import InstanceDecision, Plan, World
-from gpu_autoscaler.domain.effects import LISTING_LAG, Effect, OnInstance, Reason, SetTags
+from gpu_autoscaler.domain.effects import (
+    LISTING_LAG,
+    Effect,
+    OnInstance,
+    Reason,
+    RemoveBootstrap,
+    SetTags,
+)
 from gpu_autoscaler.domain.lifecycle import TRANSITIONS
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
@@ -70,6 +77,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     stop.stop_all(fleet, popped.stuck)
     cleanup.delete_all(fleet)
     cleanup.mend_tags(fleet)
+    cleanup.remove_bootstraps(fleet)
     tag_queues(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
     news = episodes.follow(fleet, queues, free_volumes)
@@ -183,7 +191,7 @@ def _unconfirmed(fleet: Fleet) -> dict[str, int] | None:
 def _decisions(fleet: Fleet) -> list[InstanceDecision]:
     by_instance: dict[str, Effect] = {}
     for effect in fleet.effects:
-        if isinstance(effect, OnInstance) and not isinstance(effect, SetTags):
+        if isinstance(effect, OnInstance) and not isinstance(effect, SetTags | RemoveBootstrap):
             by_instance.setdefault(effect.instance.id, effect)
     tasks = {task.id: task.name for task in fleet.world.clearml.open_tasks}
     return [

@@ -7,7 +7,14 @@ from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
-from gpu_autoscaler.domain.model import Queue, Task, Worker
+from gpu_autoscaler.domain.model import (
+    REGISTERED_TAG,
+    Instance,
+    Queue,
+    ServerState,
+    Task,
+    Worker,
+)
 from gpu_autoscaler.policy.guard import claimed_machines
 from gpu_autoscaler.policy.settings import CLOCK_MARGIN, PAUSED_AFTER, VOLUME_LISTING_SHARE
 
@@ -96,6 +103,21 @@ def volumes_wanted(memory: Memory, config: Config, now: datetime) -> bool:
     """Whether volumes are listed in this cycle."""
     listed_at = memory.volumes_listed_at
     return listed_at is None or now - listed_at >= config.orphan_timeout * VOLUME_LISTING_SHARE
+
+
+def silent_boots(memory: Memory, instances: Sequence[Instance]) -> list[Instance]:
+    """Machines that run and whose agent has not come: they may say how far their boot is."""
+    return [
+        one
+        for one in instances
+        if one.state is ServerState.RUNNING and _boots(memory.instances.get(one.id), one)
+    ]
+
+
+def _boots(known: InstanceMemory | None, instance: Instance) -> bool:
+    if known is None:  # or every machine would be asked when memory was lost
+        return REGISTERED_TAG not in instance.tags
+    return known.last_report_at is None
 
 
 def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) -> frozenset[str]:

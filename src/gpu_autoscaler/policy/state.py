@@ -131,6 +131,7 @@ class Join:
         was = known.last_seen.state if known is not None else None
         known = self._booted(replace(known or self._first_sight(instance), last_seen=instance), was)
         known = tagged(known, instance, self._now, self._clearml_now) if seen else known
+        known = self._told(known)
         workers = self._workers.get(instance.name, [])
         tasks = self._tasks.get(instance.name, [])
         reports = [w.last_report_at for w in workers if w.last_report_at > known.booted_at]
@@ -205,6 +206,7 @@ class Join:
             has_registered=known.has_registered or known.last_report_at is not None,
             idle_since=None,
             first_idle_report_at=None,
+            boot_report="",
             boot_failed=False,
         )
 
@@ -213,6 +215,12 @@ class Join:
         last one or later, as far as Scaleway's own date tells."""
         last = self._memory.planned_at or self._now
         return max(last, min(instance.modified_at, self._now))
+
+    def _told(self, known: InstanceMemory) -> InstanceMemory:
+        """With what it says of its boot."""
+        zone = self._world.zones.get(known.last_seen.zone)
+        report = zone.boot_reports.get(known.last_seen.id) if zone else None
+        return known if report is None else _with(known, boot_report=report)
 
     def _serves(self, instance: Instance, workers: Sequence[Worker]) -> bool:
         queue = self._world.clearml.queues.get(instance.queue)

@@ -12,7 +12,7 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory
-from gpu_autoscaler.domain.model import TaskStatus
+from gpu_autoscaler.domain.model import BOOT_FAILED, TaskStatus
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
@@ -74,7 +74,7 @@ def note_boots_in_vain(fleet: Fleet) -> None:
         if any(at > before.booted_at for at in mine):
             continue  # it came between two looks
         placement, spec = fact.instance.placement, fact.instance.spec
-        fleet.breakers.failed(placement, spec)
+        fleet.breakers.failed(placement, spec, before.boot_report)
         # one that has worked may have been stopped by a person; not time after time, though
         remove = not fact.registered or fleet.breakers.refusal(placement, spec) is not None
         memory = fact.memory
@@ -162,13 +162,19 @@ def _stop_if_stale(fleet: Fleet, fact: Fact, stuck: frozenset[str]) -> None:
     queue = fleet.queue(fact.instance.queue)
     timeout = queue.stale_timeout if queue else fleet.config.orphan_timeout
     waited = fleet.now - fact.memory.state_since
+    report = fact.memory.boot_report
+    if report.startswith(BOOT_FAILED):
+        because = f"{fact.name} cannot become a worker ({report}): removing it"
+        stop(fleet, fact, Reason.BOOT_FAILED, because, Guard.NEVER_REGISTERED, stuck)
+        return
+    says = f"; it says: {report}" if report else ""
     if fact.registered or waited < timeout:
-        text = f"booting for {format_duration(waited)}"
+        text = f"booting for {format_duration(waited)}{says}"
         fleet.verdicts[fact.instance.id] = (Reason.BOOTING, text)
         return
     because = (
         f"{fact.name} runs for {format_duration(waited)} and its agent never registered "
-        f"(stale_timeout {format_duration(timeout)}): removing it"
+        f"(stale_timeout {format_duration(timeout)}{says}): removing it"
     )
     stop(fleet, fact, Reason.NEVER_REGISTERED, because, Guard.NEVER_REGISTERED, stuck)
 
@@ -251,10 +257,10 @@ def stop(
     queue = fleet.queue(fact.instance.queue)
     # whose agent did not even come back in this boot would not in the next one
     dead = reason is Reason.LOST_WORKER and memory.last_report_at is None
-    in_vain = dead or reason is Reason.NEVER_REGISTERED
+    in_vain = dead or reason in (Reason.NEVER_REGISTERED, Reason.BOOT_FAILED)
     remove = in_vain or queue is None or queue.idle_action == "delete"
     if in_vain and not memory.boot_failed:
-        fleet.breakers.failed(fact.instance.placement, fact.instance.spec)
+        fleet.breakers.failed(fact.instance.placement, fact.instance.spec, memory.boot_report)
     fleet.facts[fact.instance.id] = replace(
         fact,
         memory=replace(

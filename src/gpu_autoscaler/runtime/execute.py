@@ -22,7 +22,9 @@ from gpu_autoscaler.domain.effects import (
     Effect,
     Failure,
     Guard,
+    OnInstance,
     Outcome,
+    RemoveBootstrap,
     RescueTask,
     SetTags,
     StartInstance,
@@ -194,14 +196,10 @@ class LiveExecutor:
             case CreateInstance(order=order) if orders.bootstrap is not None:
                 user_data = orders.bootstrap.user_data(order.queue, order.name)
                 await self._scaleway.create(order, user_data)
-            case StartInstance(instance=instance):
-                await self._scaleway.start(instance)
             case StopInstance():
                 return await self._stop(effect, orders)
-            case DeleteInstance(instance=instance):
-                await self._scaleway.delete(instance)
-            case SetTags(instance=instance, add=add, remove=remove):
-                await self._scaleway.change_tags(instance, add, remove)
+            case OnInstance():
+                await self._change(effect)
             case DeleteVolume(volume=volume):
                 await self._scaleway.delete_volume(volume)
             case RescueTask(task=task, because=because):
@@ -211,6 +209,19 @@ class LiveExecutor:
             case _:
                 raise NotImplementedError(effect.key)
         return ""
+
+    async def _change(self, effect: OnInstance) -> None:
+        match effect:
+            case StartInstance(instance=instance):
+                await self._scaleway.start(instance)
+            case DeleteInstance(instance=instance):
+                await self._scaleway.delete(instance)
+            case SetTags(instance=instance, add=add, remove=remove):
+                await self._scaleway.change_tags(instance, add, remove)
+            case RemoveBootstrap(instance=instance):
+                await self._scaleway.remove_bootstrap(instance)
+            case _:
+                raise NotImplementedError(effect.key)
 
     async def _stop(self, effect: StopInstance, orders: Orders) -> str:
         if not orders.stored:

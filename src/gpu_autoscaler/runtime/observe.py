@@ -26,6 +26,9 @@ T = TypeVar("T")
 READ_DEADLINE = timedelta(seconds=25)
 """For all reads of one service in a cycle: under the poll interval, retries included."""
 
+BOOT_REPORT_DEADLINE = timedelta(seconds=5)
+"""After the listings: it must not make a cycle late, and the next one asks again."""
+
 PRICES_KEPT = timedelta(hours=24)
 PRICES_RETRIED = timedelta(minutes=10)
 
@@ -120,8 +123,8 @@ class Observer:
     ) -> ZoneView:
         cloud = self._scaleway
         try:
-            (instances, gone), (listed, error), (availability, _) = await asyncio.gather(
-                _by_deadline(self._instances(zone, memory)),
+            (instances, gone, reports), (listed, error), (availability, _) = await asyncio.gather(
+                self._instances(zone, memory),
                 _or_error(cloud.volumes(zone)) if volumes else _nothing(),
                 _or_error(cloud.availability(zone)) if stock else _nothing(),
             )
@@ -138,6 +141,7 @@ class Observer:
             complete=True,
             observed_at=self._clock.now(),
             instances=tuple(instances),
+            boot_reports=reports,
             gone=gone,
             volumes=None if listed is None else tuple(listed),
             availability=availability,
@@ -146,9 +150,25 @@ class Observer:
 
     async def _instances(
         self, zone: str, memory: Memory
-    ) -> tuple[Sequence[Instance], frozenset[str]]:
+    ) -> tuple[Sequence[Instance], frozenset[str], dict[str, str]]:
+        instances, gone = await _by_deadline(self._listed(zone, memory))
+        return instances, gone, await self._boot_reports(memory, instances)
+
+    async def _listed(self, zone: str, memory: Memory) -> tuple[Sequence[Instance], frozenset[str]]:
         instances = await self._scaleway.instances(zone)
         return instances, await self._gone(zone, instances, memory)
+
+    async def _boot_reports(self, memory: Memory, instances: Sequence[Instance]) -> dict[str, str]:
+        """By server id; without those that cannot be read now."""
+        booting = questions.silent_boots(memory, instances)
+        reports = await asyncio.gather(
+            *(
+                _or_error(self._scaleway.boot_report(each), within=BOOT_REPORT_DEADLINE)
+                for each in booting
+            )
+        )
+        pairs = zip(booting, reports, strict=True)
+        return {each.id: report for each, (report, _) in pairs if report is not None}
 
     async def _gone(
         self, zone: str, instances: Sequence[Instance], memory: Memory
@@ -258,8 +278,8 @@ def _task_in_our_time(task: Task, skew: timedelta) -> Task:
     return replace(task, status_changed_at=task.status_changed_at - skew, started_at=began)
 
 
-async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:
-    seconds = READ_DEADLINE.total_seconds()
+async def _by_deadline(read: Coroutine[Any, Any, T], within: timedelta = READ_DEADLINE) -> T:
+    seconds = within.total_seconds()
     try:
         async with asyncio.timeout(seconds):
             return await read
@@ -267,10 +287,12 @@ async def _by_deadline(read: Coroutine[Any, Any, T]) -> T:
         raise Transient(f"no full answer within {seconds:.0f} s") from error
 
 
-async def _or_error(read: Coroutine[Any, Any, T]) -> tuple[T | None, str]:
+async def _or_error(
+    read: Coroutine[Any, Any, T], within: timedelta = READ_DEADLINE
+) -> tuple[T | None, str]:
     """What is good to know, but not needed: without it the rest still counts."""
     try:
-        return await _by_deadline(read), ""
+        return await _by_deadline(read, within), ""
     except ApiError as error:
         return None, str(error)
 

@@ -57,6 +57,9 @@ class Scaleway(Protocol):
         """Whether a server still exists as the fleet's: False only on a 404, or when a person
         took the fleet's tags off it."""
 
+    async def boot_report(self, instance: Instance) -> str:
+        """What the machine last said of its boot; empty when it said nothing, or is gone."""
+
     async def volumes(self, zone: str) -> Sequence[Volume]:
         """All block volumes with the fleet's tags in a zone."""
 
@@ -85,6 +88,9 @@ class Scaleway(Protocol):
         self, instance: Instance, add: Collection[str], remove: Collection[str]
     ) -> None:
         """Add and take away tags; the others stay as they are by then."""
+
+    async def remove_bootstrap(self, instance: Instance) -> None:
+        """Take the user data away that the machine was made with; none is no failure."""
 
 
 class Bootstrap(Protocol):

@@ -3,6 +3,7 @@
 A failure is said when it begins and when it ends, and nothing in between.
 """
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -11,6 +12,7 @@ import structlog
 from gpu_autoscaler.domain.decisions import Plan, World
 from gpu_autoscaler.domain.effects import CreateInstance, Failure, OnInstance, Outcome, Reason
 from gpu_autoscaler.domain.errors import ApiError
+from gpu_autoscaler.domain.model import BOOT_FAILED
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -38,6 +40,8 @@ class Recorder:
         self._dry_run = dry_run
         self._failing: dict[str, datetime] = {}
         self._standing: dict[str, Reason] = {}
+        self._boot_reports: dict[str, str] = {}
+        """By instance: what was said last."""
         self._leads: bool | None = None
 
     def record(self, world: World, plan: Plan, now: datetime, *, acts: bool = True) -> None:
@@ -106,6 +110,7 @@ class Recorder:
             if instance.from_outside and instance.previous is not None:
                 change = f"{instance.previous.value} -> {instance.state.value}"
                 log.info("changed from outside", subject=instance.name, change=change)
+        self._boots(plan)
         standing = {
             subject: (reason, because)
             for subject, reason, because in _verdicts(plan)
@@ -115,6 +120,16 @@ class Recorder:
             if self._standing.get(subject) is not reason:
                 log.info("nothing done", subject=subject, reason=reason.value, because=because)
         self._standing = {subject: reason for subject, (reason, _) in standing.items()}
+
+    def _boots(self, plan: Plan) -> None:
+        """What machines say of their boots, when they say something new."""
+        booting = [known for known in plan.memory.instances.values() if known.boot_report]
+        for known in booting:
+            subject, says = known.last_seen.name, known.boot_report
+            if self._boot_reports.get(subject) != says:
+                level = logging.WARNING if says.startswith(BOOT_FAILED) else logging.INFO
+                log.log(level, "booting", subject=subject, says=says)
+        self._boot_reports = {known.last_seen.name: known.boot_report for known in booting}
 
 
 def _verdicts(plan: Plan) -> Iterable[tuple[str, Reason, str]]:

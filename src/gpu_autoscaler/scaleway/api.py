@@ -98,6 +98,10 @@ class ScalewayApi:
             return False
         return self._fleet.owns(server.instance.tags)
 
+    async def boot_report(self, instance: Instance) -> str:
+        """What the machine last said of its boot; empty when it said nothing, or is gone."""
+        return await self._servers.boot_report(instance.zone, instance.id)
+
     async def volumes(self, zone: str) -> Sequence[Volume]:
         """All block volumes with the fleet's tags in a zone."""
         return await self._volumes.listing(zone)
@@ -155,3 +159,7 @@ class ScalewayApi:
         Raises Rejected when the fleet's would not be among them.
         """
         await self._servers.change_tags(instance.zone, instance.id, add, remove)
+
+    async def remove_bootstrap(self, instance: Instance) -> None:
+        """Take the user data away that the machine was made with; none is no failure."""
+        await self._servers.remove_user_data(instance.zone, instance.id)

@@ -1,11 +1,18 @@
 """The servers of one fleet, through the instance API."""
 
 from collections.abc import Collection
+from contextlib import suppress
 
 from gpu_autoscaler.domain.errors import ApiError, NotFound, Rejected, Transient
-from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Instance, ServerState
+from gpu_autoscaler.domain.model import (
+    BOOT_REPORT_KEY,
+    CreateOrder,
+    FleetTags,
+    Instance,
+    ServerState,
+)
 from gpu_autoscaler.scaleway.transport import Transport
-from gpu_autoscaler.scaleway.wire import Server, create_body, server_of, tags_of
+from gpu_autoscaler.scaleway.wire import Server, create_body, one_line, server_of, tags_of
 
 STOPPING_IN_PLACE = "stopping in place"
 """The state detail of a machine on its way to standby, where it is billed in full."""
@@ -43,6 +50,19 @@ class Servers:
         """Hand over the cloud-init script, byte for byte."""
         path = f"{_server(zone, server_id)}/user_data/cloud-init"
         await self._transport.send("PATCH", path, content=user_data)
+
+    async def remove_user_data(self, zone: str, server_id: str) -> None:
+        """Take the cloud-init script away. One that is not there is no failure."""
+        with suppress(NotFound):
+            await self._transport.send("DELETE", f"{_server(zone, server_id)}/user_data/cloud-init")
+
+    async def boot_report(self, zone: str, server_id: str) -> str:
+        """The line that the machine itself keeps in its user data; empty when there is none."""
+        path = f"{_server(zone, server_id)}/user_data/{BOOT_REPORT_KEY}"
+        try:
+            return one_line(await self._transport.text(path))
+        except NotFound:
+            return ""
 
     async def change_tags(
         self, zone: str, server_id: str, add: Collection[str], remove: Collection[str]

@@ -76,6 +76,10 @@ class Transport:
         """Read a JSON object; transient failures are tried again within one call's deadline."""
         return _json_object(f"GET {path}", await self._read(path, params))
 
+    async def text(self, path: str) -> str:
+        """Read what is no JSON; otherwise as `get`."""
+        return (await self._read(path, None)).text
+
     async def send(
         self, method: str, path: str, *, json: Any = None, content: bytes | None = None
     ) -> httpx.Response:

@@ -18,6 +18,7 @@ from scaleway_core.profile import ProfileDefaults
 
 from gpu_autoscaler.domain.errors import Transient
 from gpu_autoscaler.domain.model import (
+    BOOT_REPORT_LENGTH,
     PROVISIONING_TAG,
     Availability,
     CreateOrder,
@@ -215,6 +216,12 @@ def volume_body(
     )
     body: dict[str, Any] = block.marshal_UpdateVolumeRequest(request, _NO_DEFAULTS)
     return body
+
+
+def one_line(text: str) -> str:
+    """The beginning of what a machine wrote, fit for a log: anybody may be root there."""
+    printable = "".join(sign if sign.isprintable() else " " for sign in text.strip())
+    return printable[:BOOT_REPORT_LENGTH]
 
 
 def _readable(what: str, read: Callable[[], T]) -> T:

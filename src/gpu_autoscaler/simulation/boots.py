@@ -24,6 +24,7 @@ def boot(random: Dice, rates: BootFaults, happened: Counter[str]) -> Habit:
     return Habit(
         boot_seconds=random.uniform(*(SLOW_BOOT_SECONDS if slow else BOOT_SECONDS)),
         registers=not hit("never"),
+        boot_fails="1 GPU, expected 2" if hit("fails") else None,
         pop_to_start_seconds=random.uniform(*SLOW_POP_SECONDS) if hit("slow_pop") else 0.04,
         fails_tasks_after=random.uniform(2, 40) if hit("black_hole") else None,
         agent_dies_after=random.uniform(0, DIES_WITHIN) if hit("agent_dies") else None,

@@ -83,6 +83,8 @@ class BootFaults:
 
     never: float
     """Boots, and its agent never registers."""
+    fails: float
+    """Something is missing, and it says so before its agent would have come."""
     slow: float
     """Takes up to 20 minutes."""
     black_hole: float
@@ -158,6 +160,7 @@ ALL = Rates(
     ),
     BootFaults(
         never=0.06,
+        fails=0.04,
         slow=0.06,
         black_hole=0.05,
         agent_dies=0.05,

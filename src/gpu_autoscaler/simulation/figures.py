@@ -67,7 +67,7 @@ class BootLog:
         """The habit it was given; pass this one to `EmulatedMachines`."""
         habit = self._habit(server)
         now = self._timeline.now()
-        up = now + timedelta(seconds=habit.boot_seconds) if habit.registers else None
+        up = now + timedelta(seconds=habit.boot_seconds) if habit.comes else None
         self.boots.append(Boot(server.id, server.name, server.commercial_type, now, up))
         return habit
 

@@ -242,7 +242,7 @@ class Watch:
             self.violated(f"{world.actor.name} {deed} {subject}; the lease is {holder or 'free'}")
 
     def _starting(self, server: Server) -> None:
-        if "cloud-init" not in server.user_data:
+        if not ("cloud-init" in server.user_data or self._world.machines.installed(server)):
             self.violated(f"{server.name} is powered on without its user data")
         if server.state is not ServerState.STOPPED:
             return
