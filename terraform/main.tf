@@ -17,9 +17,9 @@ locals {
   # What is needed of it here. Its ${VARIABLES} are the daemon's to fill in, from local.environment.
   config = yamldecode(file(var.config_file))
   zones = toset(flatten([
-    for queue in values(local.config.queues) : [
+    for queue in values(local.config.queues) : try([
       for placement in try(queue.placements, local.config.defaults.placements) : placement.zone
-    ]
+    ], []) # what is wrong there, the daemon's check says better
   ]))
 
   # Each name has a value whatever is configured, and none is secret: plans show them.

@@ -4,11 +4,11 @@ output "project_id" {
 }
 
 output "push_image" {
-  description = "Commands that build the image and bring it to the registry, run in the project's root folder."
+  description = "Commands that build the image and bring it to the registry under the tag $TAG."
   value       = <<-END
     echo "$SCW_SECRET_KEY" | docker login ${split("/", scaleway_registry_namespace.main.endpoint)[0]} -u nologin --password-stdin
-    docker build --platform linux/amd64 -t ${scaleway_registry_namespace.main.endpoint}/gpu-autoscaler:TAG .
-    docker push ${scaleway_registry_namespace.main.endpoint}/gpu-autoscaler:TAG
+    docker build --platform linux/amd64 -t ${scaleway_registry_namespace.main.endpoint}/gpu-autoscaler:$TAG ..
+    docker push ${scaleway_registry_namespace.main.endpoint}/gpu-autoscaler:$TAG
   END
 }
 

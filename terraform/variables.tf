@@ -40,6 +40,11 @@ variable "config_file" {
     condition     = fileexists(var.config_file)
     error_message = "There is no such file. Begin with: cp queues.example.yaml queues.yaml"
   }
+
+  validation {
+    condition     = !fileexists(var.config_file) || can(values(yamldecode(file(var.config_file)).queues))
+    error_message = "It is not YAML, or has no queues. This names the mistake and its line: gpu-autoscaler check --config FILE"
+  }
 }
 
 variable "image_tag" {

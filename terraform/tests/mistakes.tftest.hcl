@@ -78,6 +78,14 @@ run "no_file" {
   expect_failures = [var.config_file]
 }
 
+run "no_yaml" {
+  command = plan
+  variables {
+    config_file = "README.md"
+  }
+  expect_failures = [var.config_file]
+}
+
 run "no_store" {
   command = plan
   variables {

