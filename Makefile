@@ -14,6 +14,10 @@ $(VENV)/.installed: requirements-dev.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/.terraform: requirements-terraform.txt $(VENV)/.installed  # for tests/terraform
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r requirements-terraform.txt
+	@touch $@
+
 demo: $(VENV)/.installed  ## two simulated days on this machine, live
 	$(BIN)/gpu-autoscaler demo
 
@@ -37,6 +41,7 @@ mutants: $(VENV)/.installed  ## mutation tests of the policy, half an hour: 90 %
 lock: $(VENV)/.installed  ## resolve the dependencies anew, with hashes
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-deps --group terraform -o requirements-terraform.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants

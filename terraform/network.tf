@@ -1,0 +1,25 @@
+# Workers call out only: to ClearML, to registries, to object storage. A security group belongs to
+# one zone, so there is one in each zone of queues.yaml.
+resource "scaleway_instance_security_group" "workers" {
+  for_each = local.zones
+
+  name                    = "${var.name}-workers"
+  description             = "Drops everything inbound"
+  project_id              = local.project_id
+  zone                    = each.key
+  inbound_default_policy  = "drop"
+  outbound_default_policy = "accept"
+  stateful                = true # replies to what was asked come in
+  tags                    = local.tags
+}
+
+locals {
+  security_group_ids = { for zone, group in scaleway_instance_security_group.workers : zone => basename(group.id) }
+}
+
+check "workers_are_closed" {
+  assert {
+    condition     = length(local.zones) == 1
+    error_message = "queues.yaml names ${length(local.zones)} zones, and the daemon knows one security group. Leave scaleway.security_group_id out of it, and close the project's default security group by hand in: ${join(", ", local.zones)}."
+  }
+}
