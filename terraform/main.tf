@@ -30,9 +30,10 @@ locals {
       GPU_AUTOSCALER_BUCKET        = scaleway_object_bucket.main.name
       GPU_AUTOSCALER_PROJECT_ID    = local.project_id
     },
-    length(local.zones) == 1 ? {
-      GPU_AUTOSCALER_SECURITY_GROUP_ID = local.security_group_ids[one(local.zones)]
-    } : {},
+    {
+      for zone, id in local.security_group_ids :
+      "GPU_AUTOSCALER_SECURITY_GROUP_${upper(replace(zone, "-", "_"))}" => id
+    },
   )
 
   secrets = merge(

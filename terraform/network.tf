@@ -16,10 +16,3 @@ resource "scaleway_instance_security_group" "workers" {
 locals {
   security_group_ids = { for zone, group in scaleway_instance_security_group.workers : zone => basename(group.id) }
 }
-
-check "workers_are_closed" {
-  assert {
-    condition     = length(local.zones) == 1
-    error_message = "queues.yaml names ${length(local.zones)} zones, and the daemon knows one security group. Leave scaleway.security_group_id out of it, and close the project's default security group by hand in: ${join(", ", local.zones)}."
-  }
-}

@@ -101,12 +101,3 @@ run "variable_that_nothing_sets" {
   }
   expect_failures = [scaleway_object.config]
 }
-
-run "several_zones" {
-  command = plan
-  variables {
-    config_file = "tests/zones.yaml"
-  }
-
-  expect_failures = [check.workers_are_closed]
-}

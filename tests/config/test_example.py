@@ -45,6 +45,8 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     whole = re.sub(r"^( *)# (?=[a-z_]+: [^ ]*( --\S+ \S+)?$)", r"\1", text, flags=re.MULTILINE)
     whole = re.sub(r"^# (store:|  [a-z]+: \S+)$", r"\1", whole, flags=re.MULTILINE)
+    groups = r"^  # (security_group_ids:|  [a-z0-9-]+: [0-9a-f-]{36})$"
+    whole = re.sub(groups, r"  \1", whole, flags=re.MULTILINE)
     channels = r"^# (notifications:|  - url: \S+|    min_severity: \w+)$"
     whole = re.sub(channels, r"\1", whole, flags=re.MULTILINE)
     path = tmp_path / "whole.yaml"
@@ -61,7 +63,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     shown = load_config(EXAMPLE, ENV)
     short = Config.model_validate({**dict(shown), "store": {"bucket": config.store.bucket}})
     assert config.store == short.store, "the values shown are the defaults"
-    assert config.scaleway.security_group_id is not None
+    assert set(config.scaleway.security_group_ids) == set(config.zones)
     assert all(queue.agent.docker_arguments for queue in config.queues.values())
     assert all(queue.idle_timeout_after_success for queue in config.queues.values())
 

@@ -15,6 +15,7 @@ from gpu_autoscaler.config.models import (
 )
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.model import Placement
+from tests.policy.worlds import config
 
 PROJECT = "11111111-2222-3333-4444-555555555555"
 H100 = Placement("H100-1-80G", "fr-par-2")
@@ -163,3 +164,14 @@ def test_a_heartbeat_url_is_kept_as_it_is_and_to_itself() -> None:
     config = config_with(None, heartbeat_url=url)
     assert config.heartbeat_url == url
     assert "hidden" not in f"{config!r} {config}"
+
+
+def test_a_zone_without_its_security_group_is_a_mistake_once_others_have_one() -> None:
+    """Its machines would be open to the world, and nobody told."""
+    groups = {"fr-par-2": "11111111-2222-3333-4444-555555555555"}
+    scaleway = {"project_id": "11111111-2222-3333-4444-555555555555", "security_group_ids": groups}
+    here = {"type": "H100-1-80G", "zone": "fr-par-2"}
+    there = {"type": "H100-1-80G", "zone": "pl-waw-2"}
+    assert config({"placements": [here]}, scaleway=scaleway).scaleway.security_group_ids == groups
+    with pytest.raises(ValidationError, match=r"pl-waw-2, which scaleway\.security_group_ids"):
+        config({"placements": [here, there]}, scaleway=scaleway)

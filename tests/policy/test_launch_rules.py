@@ -284,7 +284,7 @@ def test_an_order_says_everything() -> None:
     }
     scaleway = {
         "project_id": "11111111-2222-3333-4444-555555555555",
-        "security_group_id": group,
+        "security_group_ids": {ZONE: group, OTHER_ZONE: "88" + group[2:]},
     }
     there = fleet(settings=config(queue, scaleway=scaleway), **waiting(1))
     decided(there)

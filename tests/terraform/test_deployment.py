@@ -142,7 +142,7 @@ def test_the_daemon_understands_its_configuration(applied: Deployment) -> None:
     assert config.scaleway.project_id == outputs["project_id"]
     assert config.store is not None
     assert config.store.bucket == outputs["bucket"]
-    assert {config.scaleway.security_group_id} == set(outputs["security_group_ids"].values())
+    assert config.scaleway.security_group_ids == outputs["security_group_ids"]
     assert set(config.zones) == set(outputs["security_group_ids"])
 
 
@@ -166,7 +166,7 @@ def test_terraform_finds_the_zones_that_the_daemon_finds(mine: Deployment) -> No
     mine.do("apply", "-auto-approve")
     config = load_config(mine.folder / "queues.yaml", exports(mine))
     assert len(config.zones) == 3
-    assert set(config.zones) == set(mine.outputs()["security_group_ids"])
+    assert config.scaleway.security_group_ids == mine.outputs()["security_group_ids"]
 
 
 def test_the_cleaner_is_a_command_and_its_secrets_are_the_daemons(applied: Deployment) -> None:

@@ -74,13 +74,13 @@ class Bootstrap:
         return self._specs[queue]
 
     def _compute_spec(self, queue: str) -> str:
-        settings = self._config.queues[queue]
+        settings, groups = self._config.queues[queue], self._config.scaleway.security_group_ids
         machine = [
             settings.image,
             settings.volume.size,
             settings.volume.iops,
             settings.scratch,
-            self._config.scaleway.security_group_id,
+            [groups.get(placement.zone) for placement in settings.placements] if groups else None,
         ]
         message = json.dumps(machine).encode() + self.user_data(queue, instance_name="")
         key = self._secrets.agent_clearml_secret_key.encode()

@@ -68,6 +68,9 @@ KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
 """Of an object: what no client and no service spells differently."""
 
 
+Zone = Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
@@ -78,7 +81,7 @@ class PlacementConfig(_Settings):
     """A placement as YAML spells it; becomes a `domain.model.Placement`."""
 
     type: Annotated[str, matching(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", "a type looks like H100-1-80G")]
-    zone: Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
+    zone: Zone
 
     @model_validator(mode="before")
     @classmethod
@@ -237,8 +240,9 @@ class ScalewayConfig(_Settings):
 
     project_id: Uuid
     api_url: Url = "https://api.scaleway.com"
-    security_group_id: Uuid | None = None
-    """Security groups belong to one zone: use it only when all placements share one."""
+    security_group_ids: Mapping[Zone, Uuid] = {}
+    """Of new instances, by zone: a security group belongs to one. Without any, new instances get
+    the project's default group of their zone."""
 
 
 class StoreConfig(_Settings):
@@ -356,6 +360,14 @@ class Config(_Settings):
         cls, queues: Mapping[str, QueueConfig], info: ValidationInfo
     ) -> Mapping[str, QueueConfig]:
         limit = info.data.get("max_instances")
+        groups = info.data["scaleway"].security_group_ids if "scaleway" in info.data else {}
+        for queue in queues.values():
+            for placement in queue.placements if groups else ():
+                if placement.zone not in groups:  # it would be open to the world, silently
+                    raise ValueError(
+                        f"{queue.name} has a placement in {placement.zone}, which "
+                        "scaleway.security_group_ids does not name: add its group"
+                    )
         wanted = sum(queue.min_instances for queue in queues.values())
         if limit is not None and wanted > limit:
             raise ValueError(

@@ -313,7 +313,7 @@ def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrde
         volume_bytes=queue.volume.size,
         volume_iops=queue.volume.iops,
         scratch_bytes=queue.scratch,
-        security_group_id=fleet.config.scaleway.security_group_id,
+        security_group_id=fleet.config.scaleway.security_group_ids.get(placement.zone),
         tags=FleetTags(fleet.config.fleet).of_instance(queue.name, fleet.spec(queue.name)),
     )
 
