@@ -19,6 +19,7 @@ from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
 from gpu_autoscaler.commands import emulate as emulating
+from gpu_autoscaler.commands import findings as reporting
 from gpu_autoscaler.commands import notify as notifying
 from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
@@ -150,7 +151,7 @@ def check(
     """Every mistake in the configuration, with file, line and key."""
     setup = _try_setup(config) if as_json else _setup(config)
     if isinstance(setup, ConfigError):
-        sys.stdout.write(checking.as_json(checking.of_problems(setup)))
+        sys.stdout.write(reporting.as_json(checking.of_problems(setup)))
         raise typer.Exit(1)
     configure_logs(setup.secrets.values())
     _exit(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))

@@ -106,6 +106,18 @@ async def open_services(
         yield Services(clearml, scaleway)
 
 
+def open_agents_clearml(
+    config: Config,
+    secrets: Secrets,
+    clock: Clock,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> ClearmlApi:
+    """ClearML through the key that instances get; to be closed by its `async with`."""
+    credentials = Credentials(secrets.agent_clearml_access_key, secrets.agent_clearml_secret_key)
+    return ClearmlApi(config.clearml.api_host, credentials, clock, transport=transport)
+
+
 def build_loop(
     source: ConfigSource,
     secrets: Secrets,
