@@ -77,10 +77,11 @@ async def open_services(
     clearml_transport: httpx.AsyncBaseTransport | None = None,
     scaleway_transport: httpx.AsyncBaseTransport | None = None,
     on_call: OnCall = nobody,
+    fleet: FleetTags | None = None,
 ) -> AsyncIterator[Services]:
     """Clients of both services; the transports stand in for the network where there is none.
 
-    `on_call` hears of every request to either.
+    `on_call` hears of every request to either; `fleet` stands for that of the configuration.
     """
     async with AsyncExitStack() as stack:
         clearml = await stack.enter_async_context(
@@ -96,7 +97,7 @@ async def open_services(
             ScalewayApi(
                 secrets.scaleway_secret_key,
                 config.scaleway.project_id,
-                FleetTags(config.fleet),
+                fleet or FleetTags(config.fleet),
                 clock,
                 api_url=config.scaleway.api_url,
                 transport=scaleway_transport,
