@@ -313,6 +313,15 @@ def test_a_key_that_may_only_read_servers_is_told_apart_from_a_wrong_one(checked
     assert set(refused) == {VOLUMES, INSTANCES, BLOCK}
 
 
+def test_a_key_that_may_not_look_at_servers_is_asked_for_the_rest(checked: Any) -> None:
+    async def take(site: Site) -> None:
+        allow(site, {"block:read", "block:write"})
+
+    findings = checked(take)
+    assert set(badly(findings)) == {SERVERS, INSTANCES}
+    assert findings[VOLUMES].level is findings[BLOCK].level is Level.OK
+
+
 def test_a_key_that_scaleway_does_not_know_is_said_once(checked: Any) -> None:
     async def forget(site: Site) -> None:
         site.keys.clear()

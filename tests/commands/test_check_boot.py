@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gpu_autoscaler import cli
 from gpu_autoscaler.commands import boot_steps, check_boot
 from gpu_autoscaler.commands.boot_steps import BEGIN, END, PREFIX
 from gpu_autoscaler.domain.model import (
@@ -25,7 +27,7 @@ from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_state import PROJECT
 from gpu_autoscaler.emulator.scaleway_stock import StockMode
 from gpu_autoscaler.runtime.clock import RandomIds, run_virtual
-from tests.commands.site import QUEUE, TYPE, ZONE, Site
+from tests.commands.site import ENV, QUEUE, TYPE, ZONE, Site
 
 SMI = "NVIDIA-SMI 550.54  H100"
 HERE, THERE = Placement(TYPE, ZONE), Placement(TYPE, "pl-waw-2")
@@ -235,8 +237,11 @@ def test_what_scaleway_does_not_allow_is_said(boot: Go) -> None:
 def test_a_task_that_fails_shows_its_console(boot: Go) -> None:
     async def run(site: Boot) -> None:
         site.machines.habit = lambda _: Habit(fails_tasks_after=20.0)
-        site.printed = "docker: could not select device driver\n"
+        secret = ENV["GPU_AUTOSCALER_CLEARML_SECRET_KEY"]
+        site.printed = f"-e KEY={secret}\ndocker: could not select device driver\n"
         assert await site.run() == 1
+        assert "-e KEY=********\n" in site.said
+        assert secret not in site.said
         assert "docker: could not select device driver" in site.said
         assert "the task failed (worker execution exit code 1); its console is above" in site.said
 
@@ -344,6 +349,28 @@ def test_machines_get_one_json_object(boot: Go) -> None:
         assert told["ok"] is True
         assert told["output"] == f"{SMI}\n"
         assert [row["what"] for row in told["findings"]] == ["task", "removal"]
+
+    boot(run)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--boot", "nobody"), "has no queue 'nobody'; it has gpu-small"),
+        (("--boot", QUEUE, "--online"), "say either --online or --boot"),
+        (("--boot", QUEUE, "--json"), "--boot asks: with --json, say --yes"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    boot: Go, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    async def run(site: Boot) -> None:
+        monkeypatch.setattr(cli, "configure_logs", lambda *_, **__: None)
+        line = ["check", "--config", str(site.file), *words]
+        refused = CliRunner().invoke(cli.app, line, env={**ENV, "COLUMNS": "200"})
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+        assert site.calls.count() == 0
 
     boot(run)
 

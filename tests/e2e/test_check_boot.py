@@ -31,7 +31,10 @@ from tests.e2e.test_full_life import AGENTS, SPEED, agents
 pytestmark = pytest.mark.e2e
 
 GPU = "NVIDIA-SMI 550.54.14   NVIDIA H100 PCIe"
-ONE_QUEUE: dict[str, Any] = {"agent": {"docker": False, "polling_interval": "1s"}, "stale_timeout": "1h"}
+ONE_QUEUE: dict[str, Any] = {
+    "agent": {"docker": False, "polling_interval": "1s"},
+    "stale_timeout": "1h",
+}
 
 
 def left_at_clearml(world: Emulated) -> list[str]:
@@ -99,28 +102,6 @@ async def test_control_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
         assert "Traceback" not in said
         assert world.left() == (0, 0)
         assert left_at_clearml(world) == []
-
-
-@in_real_time
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--boot", "nobody"), "has no queue 'nobody'"),
-        (("--boot", QUEUE, "--online"), "say either --online or --boot"),
-        (("--boot", QUEUE, "--json"), "say --yes"),
-    ],
-)
-async def test_what_makes_no_sense_is_refused(
-    tmp_path: Path, words: tuple[str, ...], said: str
-) -> None:
-    async with emulated() as world:
-        config = str(world.config(tmp_path))
-        ended = await gpu_autoscaler(
-            "check", *words, "--config", config, env=daemon_environment(tmp_path)
-        )
-        assert ended.code == 2
-        assert said in ended.err
-        assert world.scaleway_calls.count() == 0
 
 
 @in_real_time

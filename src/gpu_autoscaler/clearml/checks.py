@@ -133,9 +133,12 @@ class Checks:
     async def console(self, task_id: str) -> str:
         """What a task has printed, as far as ClearML has it; its end when that is long."""
         query = {"task": task_id, "batch_size": LOG_EVENTS, "navigate_earlier": True}
-        events = (await self._session.read("events.get_task_log", query, wire.TASK_LOG)).events
-        lines = sorted(events, key=lambda event: event.timestamp or 0)
-        return "".join(f"{event.msg or ''}".rstrip("\n") + "\n" for event in lines)
+        found = await self._session.read("events.get_task_log", query, wire.TASK_LOG)
+        # the latest comes first; a container's terminal ends lines its own way
+        pieces = (
+            (event.msg or "").replace("\r\n", "\n").rstrip("\n") for event in found.events[::-1]
+        )
+        return "".join(f"{piece}\n" for piece in pieces)
 
     async def delete_task(self, task_id: str) -> None:
         """Remove a task, whatever its status; one that is gone is no failure."""

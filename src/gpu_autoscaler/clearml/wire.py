@@ -223,8 +223,6 @@ class LogEvent(Wire):
     """A piece of a task's console."""
 
     msg: str | None = None
-    timestamp: float | None = None
-    """Milliseconds since the epoch."""
 
 
 class TaskLog(Wire):

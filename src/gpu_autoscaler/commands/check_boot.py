@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from gpu_autoscaler.bootstrap.render import Bootstrap
+from gpu_autoscaler.bootstrap.render import MASK, Bootstrap
 from gpu_autoscaler.commands.boot_steps import PREFIX, TASK_PATIENCE, Boot
 from gpu_autoscaler.commands.findings import Finding, all_good, as_json, bad, good, show
 from gpu_autoscaler.commands.removing import OFF_WITHIN_SECONDS, Removal
@@ -61,6 +61,7 @@ async def check_boot(
             findings, output = await _boot(boot, f"Boot of queue {queue}")
     except ApiError as error:
         findings.append(Finding(f"Boot of queue {queue}", "before it", bad(str(error))))
+    output = _masked(output, setup, queue)
     if json_to is not None:
         json_to.write(as_json(findings, output=output))
     else:
@@ -86,6 +87,14 @@ async def _boot(boot: Boot, group: str) -> tuple[list[Finding], str]:
     else:
         findings.append(Finding(group, "removal", good("nothing of it is left")))
     return findings, output
+
+
+def _masked(output: str, setup: Setup, queue: str) -> str:
+    """A task's console may repeat the settings of its agent."""
+    hidden = {*setup.secrets.values(), *setup.config.queues[queue].agent.secret_values}
+    for secret in sorted(hidden, key=len, reverse=True):
+        output = output.replace(secret, MASK)
+    return output
 
 
 def _for_the_check(config: Config, queue: str, name: str) -> Config:
