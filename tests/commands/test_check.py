@@ -28,6 +28,7 @@ from gpu_autoscaler.emulator.faults import FaultKind
 from gpu_autoscaler.emulator.scaleway_http import FLEET_ACCESS, FULL_ACCESS
 from gpu_autoscaler.emulator.scaleway_wire import type_json
 from gpu_autoscaler.runtime.clock import run_virtual
+from gpu_autoscaler.scaleway.access import NOTHING
 from gpu_autoscaler.store.bucket import Blob
 from tests.commands.site import QUEUE, TYPE, ZONE, Site
 
@@ -305,12 +306,25 @@ def test_a_permission_that_is_missing_is_named_with_what_gives_it(
     assert all(doing in refused[what] for doing in named)
 
 
+def test_what_cannot_be_told_is_noted(checked: Any) -> None:
+    async def take(site: Site) -> None:
+        site.faults.add(FaultKind.ERROR, f"/block/.*/{NOTHING}", status=403)
+
+    findings = checked(take)
+    assert badly(findings) == {}
+    assert notes(findings)[BLOCK] == (
+        "whether it may change block volumes, delete them cannot be told without doing it; "
+        "check --boot does"
+    )
+
+
 def test_a_key_that_may_only_read_servers_is_told_apart_from_a_wrong_one(checked: Any) -> None:
     async def take(site: Site) -> None:
         allow(site, {"instance:read"})
 
-    refused = badly(checked(take))
-    assert set(refused) == {VOLUMES, INSTANCES, BLOCK}
+    findings = checked(take)
+    assert set(badly(findings)) == {VOLUMES, INSTANCES}
+    assert BLOCK in notes(findings)
 
 
 def test_a_key_that_may_not_look_at_servers_is_asked_for_the_rest(checked: Any) -> None:

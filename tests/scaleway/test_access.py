@@ -65,7 +65,7 @@ def ask(question: Any, answer: Any) -> tuple[Any, list[httpx.Request]]:
 def test_every_change_is_tried_on_nothing() -> None:
     found, seen = ask(lambda access: access.refused(WHERE), lambda _: (404, NOT_FOUND))
     assert set(found.values()) == {False}
-    assert len(found) == len(seen) == 9
+    assert (len(found), len(seen)) == (9, 11)
     for request in seen:
         aim = request.url.path if request.url.path.count(NOTHING) else request.content.decode()
         assert NOTHING in aim, "nothing that exists is named"
@@ -83,6 +83,21 @@ def test_a_refusal_is_told_by_its_change() -> None:
         ("delete their local volumes", "InstancesFullAccess"),
         ("delete them", "BlockStorageFullAccess"),
     }
+
+
+def test_where_reading_nothing_is_refused_a_refusal_tells_nothing() -> None:
+    def all_but_creation(request: httpx.Request) -> tuple[int, Any]:
+        creates = request.url.path.endswith("/servers")
+        return (404, NOT_FOUND) if creates else (403, DENIED)
+
+    found, _ = ask(lambda access: access.refused(WHERE), all_but_creation)
+    told = {right.doing: refused for right, refused in found.items() if refused is not None}
+    assert told == {"create servers": False}
+
+
+def test_a_creation_names_its_project_so_its_refusal_tells() -> None:
+    found, _ = ask(lambda access: access.refused(WHERE), lambda _: (403, DENIED))
+    assert {right.doing for right, refused in found.items() if refused} == {"create servers"}
 
 
 @pytest.mark.parametrize("status", [500, 429])

@@ -32,7 +32,8 @@ async def check(
 ) -> int:
     """Say what is right and wrong; the exit code, 1 when something is bad."""
     count = len(setup.config.queues)
-    findings = [Finding("Configuration", f"{count} queues", good("no mistakes"))]
+    queues = "1 queue" if count == 1 else f"{count} queues"
+    findings = [Finding("Configuration", queues, good("no mistakes"))]
     if online:
         findings += await check_online(setup, clock)
     if json_only:

@@ -54,7 +54,7 @@ async def of_access(
 
 async def _rights(group: str, scaleway: ScalewayApi, where: Placement) -> list[Finding]:
     """One finding for each permission set."""
-    refused: Mapping[Right, bool] = {}
+    refused: Mapping[Right, bool | None] = {}
 
     async def ask() -> Verdict:
         nonlocal refused
@@ -64,20 +64,25 @@ async def _rights(group: str, scaleway: ScalewayApi, where: Placement) -> list[F
     asked = await tried(group, "permissions", ask)
     if not refused:
         return [asked]
-    by_set: dict[str, dict[str, bool]] = defaultdict(dict)
+    by_set: dict[str, dict[str, bool | None]] = defaultdict(dict)
     for right, is_refused in refused.items():
         by_set[right.needs][right.doing] = is_refused
-    findings = []
-    for needs, doings in by_set.items():
-        missing = [doing for doing, is_refused in doings.items() if is_refused]
-        verdict = good(f"may {', '.join(doings)}, as far as can be told without doing it")
-        if missing:
-            verdict = bad(
-                f"may not {', '.join(missing)}: give the key's IAM application {needs} on the "
-                "project (a fresh permission takes some minutes)"
-            )
-        findings.append(Finding(group, needs, verdict))
-    return findings
+    return [Finding(group, needs, _of_set(needs, doings)) for needs, doings in by_set.items()]
+
+
+def _of_set(needs: str, doings: Mapping[str, bool | None]) -> Verdict:
+    missing = [doing for doing, is_refused in doings.items() if is_refused]
+    untold = [doing for doing, is_refused in doings.items() if is_refused is None]
+    if missing:
+        return bad(
+            f"may not {', '.join(missing)}: give the key's IAM application {needs} on the project "
+            "(a fresh permission takes some minutes)"
+        )
+    if untold:
+        return note(
+            f"whether it may {', '.join(untold)} cannot be told without doing it; check --boot does"
+        )
+    return good(f"may {', '.join(doings)}, as far as can be told without doing it")
 
 
 async def _lifetime(

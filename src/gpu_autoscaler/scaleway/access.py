@@ -3,8 +3,9 @@
 Permissions are tried on things that do not exist, so nothing can come of it. Recorded are the
 404 `not_found` for an unknown server or volume, and the 403 `permissions_denied` of a key that may
 not. That the permission is looked at before the thing is an inference: no recording holds both at
-once. A refusal is therefore certain; the lack of one is as good as it gets without changing
-anything, and `check --boot` proves the rest.
+once. One other API of Scaleway's (apple-silicon) is recorded to answer 403 where a thing was just
+deleted, so a mere read of nothing is tried first: where that is refused, a refusal tells nothing.
+The lack of a refusal is as good as it gets without a change, and `check --boot` proves the rest.
 """
 
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpu_autoscaler.domain.errors import (
+    ApiError,
     Forbidden,
     NotFound,
     OutOfStock,
@@ -36,6 +38,8 @@ NOTHING = "5a1c3c52-8b1e-4b0e-9f7d-7e3d0f6a2c11"
 
 INSTANCES = "InstancesFullAccess"
 BLOCK = "BlockStorageFullAccess"
+
+CREATE = "create servers"
 
 PERMITTED = (NotFound, Rejected, QuotaExceeded, OutOfStock)
 """Answers that only somebody gets who may."""
@@ -61,30 +65,44 @@ class Access:
         self._project_id = project_id
         self._fleet = fleet
 
-    async def refused(self, placement: Placement) -> Mapping[Right, bool]:
-        """Every change that the daemon makes, and whether the key may not make it.
-
-        Raises another ApiError than Forbidden when that cannot be told.
-        """
-        return {
-            right: await _is_refused(attempt)
-            for right, attempt in self._attempts(placement).items()
+    async def refused(self, placement: Placement) -> Mapping[Right, bool | None]:
+        """Every change that the daemon makes, and whether the key may not make it; None where that
+        cannot be told. Raises another ApiError than Forbidden when Scaleway does not answer."""
+        zone, found = placement.zone, dict[Right, bool | None]()
+        server, volume = _server(zone), _volume(zone)
+        blind = {
+            needs: await self._is_refused_to_look(path)
+            for needs, path in ((INSTANCES, server), (BLOCK, volume))
         }
+        for right, attempt in self._attempts(placement).items():
+            is_refused = await _is_refused(attempt)
+            untold = is_refused and blind[right.needs] and right.doing != CREATE
+            found[right] = None if untold else is_refused
+        return found
+
+    async def _is_refused_to_look(self, path: str) -> bool:
+        try:
+            await self._transport.get(path)
+        except Forbidden:
+            return True
+        except ApiError:
+            return False
+        return False
 
     def _attempts(self, placement: Placement) -> Mapping[Right, Attempt]:
         zone, send = placement.zone, self._transport.send
-        servers = f"/instance/v1/zones/{zone}/servers"
-        server = f"{servers}/{NOTHING}"
-        volume = f"/block/v1/zones/{zone}/volumes/{NOTHING}"
+        server, volume = _server(zone), _volume(zone)
         tags = [*self._fleet.membership]
-        # complete but for its image, so that it is refused for that alone
+        # complete but for its image, so that it is refused for that alone; names its project
         order = CreateOrder(
             "gpu-autoscaler-check", "", placement, "", SMALLEST_VOLUME, 5000, tuple(tags)
         )
         body = create_body(order, NOTHING, self._project_id)
         user_data = f"{server}/user_data/cloud-init"
         return {
-            Right("create servers", INSTANCES): lambda: send("POST", servers, json=body),
+            Right(CREATE, INSTANCES): lambda: send(
+                "POST", server.removesuffix(f"/{NOTHING}"), json=body
+            ),
             Right("power them on and off", INSTANCES): lambda: send(
                 "POST", f"{server}/action", json={"action": "poweroff"}
             ),
@@ -142,6 +160,14 @@ class Access:
                     return str(organization)
         project = await self._transport.get(f"/account/v3/projects/{self._project_id}")
         return str(project.get("organization_id") or self._project_id)
+
+
+def _server(zone: str) -> str:
+    return f"/instance/v1/zones/{zone}/servers/{NOTHING}"
+
+
+def _volume(zone: str) -> str:
+    return f"/block/v1/zones/{zone}/volumes/{NOTHING}"
 
 
 async def _is_refused(attempt: Attempt) -> bool:
