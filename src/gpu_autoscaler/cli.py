@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +16,11 @@ from rich.markup import escape
 
 from gpu_autoscaler.commands import ask as asking
 from gpu_autoscaler.commands import check as checking
+from gpu_autoscaler.commands import check_boot as booting
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
 from gpu_autoscaler.commands import emulate as emulating
+from gpu_autoscaler.commands import findings as reporting
 from gpu_autoscaler.commands import notify as notifying
 from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
@@ -28,7 +30,7 @@ from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.load import ConfigError
 from gpu_autoscaler.config.secrets import api_token
 from gpu_autoscaler.config.units import parse_duration
-from gpu_autoscaler.runtime.clock import SystemClock
+from gpu_autoscaler.runtime.clock import RandomIds, SystemClock
 from gpu_autoscaler.runtime.logs import configure_logs
 from gpu_autoscaler.simulation.faults import Level
 from gpu_autoscaler.simulation.workload import WorkloadError
@@ -145,15 +147,39 @@ def check(
     online: Annotated[
         bool, typer.Option("--online", help="Also ask both services, and try the bucket.")
     ] = False,
+    boot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUEUE",
+            help="Boot one real instance as QUEUE would, run nvidia-smi on it, remove all of it. "
+            "Says what that costs, and asks.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --boot: do not ask.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Every mistake in the configuration, with file, line and key."""
+    if boot is not None and online:
+        raise typer.BadParameter("say either --online or --boot")
+    if boot is not None and as_json and not yes:
+        raise typer.BadParameter("--boot asks: with --json, say --yes")
     setup = _try_setup(config) if as_json else _setup(config)
     if isinstance(setup, ConfigError):
-        sys.stdout.write(checking.as_json(checking.of_problems(setup)))
+        sys.stdout.write(reporting.as_json(checking.of_problems(setup)))
         raise typer.Exit(1)
     configure_logs(setup.secrets.values())
-    _exit(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))
+    if boot is None:
+        _exit(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))
+        return
+    _known_queue(setup, config, boot)
+    console = err if as_json else out
+    json_to = sys.stdout if as_json else None
+    confirm = _asking(console, yes=yes)
+    _exit(
+        booting.check_boot(
+            setup, boot, SystemClock(), RandomIds(), console, confirm=confirm, json_to=json_to
+        )
+    )
 
 
 @app.command(epilog="Example: gpu-autoscaler render H100-2-80G --config config/queues.yaml")
@@ -166,9 +192,7 @@ def render(
 ) -> None:
     """The cloud-init script an instance of QUEUE would get, secrets masked."""
     setup = _setup(config)
-    if queue not in setup.config.queues:
-        known = ", ".join(setup.config.queues)
-        raise typer.BadParameter(f"{config} has no queue {queue!r}; it has {known}")
+    _known_queue(setup, config, queue)
     sys.stdout.write(rendering.render(setup, queue, unmask=unmask))
 
 
@@ -186,11 +210,7 @@ def down(
         raise typer.BadParameter("say either --idle or --all")
     setup = _setup(config)
     configure_logs(setup.secrets.values())
-
-    def confirm(question: str) -> bool:
-        out.print(question, highlight=False)
-        return yes or typer.confirm("Go on?")
-
+    confirm = _asking(out, yes=yes)
     _exit(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
 
 
@@ -300,6 +320,20 @@ def _older_than(text: str, *, alone: bool) -> timedelta:
     if not duration:
         raise typer.BadParameter(f"{option}: longer than 0s, or leave it out")
     return duration
+
+
+def _known_queue(setup: Setup, config: Path, queue: str) -> None:
+    if queue not in setup.config.queues:
+        known = ", ".join(setup.config.queues)
+        raise typer.BadParameter(f"{config} has no queue {queue!r}; it has {known}")
+
+
+def _asking(console: Console, *, yes: bool) -> Callable[[str], bool]:
+    def confirm(question: str) -> bool:
+        console.print(question, highlight=False)
+        return yes or typer.confirm("Go on?")
+
+    return confirm
 
 
 def _setup(path: Path) -> Setup:

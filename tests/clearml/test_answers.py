@@ -11,11 +11,11 @@ from gpu_autoscaler.clearml import transport
 from gpu_autoscaler.clearml.api import ClearmlApi
 from gpu_autoscaler.domain.errors import (
     ApiError,
+    Forbidden,
     NotFound,
     RateLimited,
     Rejected,
     Transient,
-    Unauthorized,
 )
 from gpu_autoscaler.runtime.clock import LoopClock
 from tests.clearml.server import NOBODY, TOKEN, Server, answer, failure, play, refusal, workers
@@ -96,8 +96,8 @@ def test_a_failing_login_is_tried_again_too() -> None:
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
-        (refusal(403, 20, "Forbidden (not allowed for role)"), Unauthorized),
-        (httpx.Response(403, html="<h1>Blocked</h1>"), Unauthorized),
+        (refusal(403, 20, "Forbidden (not allowed for role)"), Forbidden),
+        (httpx.Response(403, html="<h1>Blocked</h1>"), Forbidden),
         (refusal(400, 12, "Validation error"), Rejected),
         (refusal(400, 701, "Invalid queue id"), Rejected),
         (refusal(400, 101, "Invalid task id"), NotFound),

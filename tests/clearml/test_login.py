@@ -217,7 +217,7 @@ def test_the_host_may_have_a_path_and_a_trailing_slash() -> None:
             transport=httpx.MockTransport(handle),
         )
         async with api:
-            return await api.current_user()
+            return (await api.checks.identity()).name
 
     assert run_virtual(story()) == "Ada"
     assert seen == [

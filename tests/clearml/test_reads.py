@@ -392,4 +392,4 @@ def test_a_cycle_makes_three_reads_however_much_there_is() -> None:
 def test_the_current_user(user: dict[str, str], name: str) -> None:
     server = Server()
     server.on("users.get_current_user", answer(user=user, settings={}))
-    assert ask(server, lambda api: api.current_user()) == name
+    assert ask(server, lambda api: api.checks.identity()).name == name

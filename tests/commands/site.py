@@ -20,7 +20,7 @@ from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
 from gpu_autoscaler.emulator.faults import Calls, FaultKind, Faults
 from gpu_autoscaler.emulator.machines import EmulatedMachines
-from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
+from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, Keys, scaleway_app
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
 from gpu_autoscaler.emulator.timeline import Timeline
@@ -65,16 +65,21 @@ class Site:
         self.scaleway = ScalewayModel(line, RandomIds(), machines=self.machines)
         self.queue_id = self.clearml.create_queue(QUEUE)
         self.faults, self.calls = Faults(), Calls()
+        self.keys: Keys = {EMULATED_KEY: FULL_ACCESS}
+        self.secrets: dict[str, str] = {}
+        """More of the environment."""
+        clearml = httpx.ASGITransport(clearml_app(self.clearml, self.faults, self.calls))
         self.open_services = functools.partial(
             wiring.open_services,
-            clearml_transport=httpx.ASGITransport(
-                clearml_app(self.clearml, self.faults, self.calls)
-            ),
+            clearml_transport=clearml,
             scaleway_transport=httpx.ASGITransport(
-                scaleway_app(self.scaleway, self.faults, self.calls, {EMULATED_KEY: FULL_ACCESS})
+                scaleway_app(self.scaleway, self.faults, self.calls, self.keys)
             ),
         )
         monkeypatch.setattr(module, "open_services", self.open_services)
+        if hasattr(module, "open_agents_clearml"):
+            agents = functools.partial(wiring.open_agents_clearml, transport=clearml)
+            monkeypatch.setattr(module, "open_agents_clearml", agents)
         self.console = Console(file=io.StringIO(), width=200, color_system=None)
 
     def use_bucket(self, monkeypatch: pytest.MonkeyPatch) -> InMemoryBucket:
@@ -84,10 +89,18 @@ class Site:
         monkeypatch.setattr(storing, "_bucket", lambda *_: bucket)
         return bucket
 
+    def append(self, text: str) -> None:
+        """More of the configuration: the end of it is the queue's settings."""
+        self.file.write_text(self.file.read_text() + text)
+
+    def replace(self, old: str, new: str) -> None:
+        """A change in the configuration."""
+        self.file.write_text(self.file.read_text().replace(old, new))
+
     @property
     def setup(self) -> Setup:
         """The configuration as it stands in the file now."""
-        return load_setup(self.file, ENV)
+        return load_setup(self.file, {**ENV, **self.secrets})
 
     @property
     def said(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from clearml.backend_api.services.v2_23 import auth, queues, tasks, workers
+from clearml.backend_api.services.v2_23 import auth, events, queues, tasks, workers
 from jsonschema import Draft7Validator
 
 from gpu_autoscaler.emulator.clearml_http import clearml_app
@@ -183,6 +183,7 @@ SCHEMAS = {
     "tasks.get_all": tasks.GetAllResponse,
     "tasks.started": tasks.StartedResponse,
     "tasks.ping": tasks.PingResponse,
+    "events.get_task_log": events.GetTaskLogResponse,
     "tasks.stop": tasks.StopResponse,
     "tasks.completed": tasks.CompletedResponse,
 }
@@ -248,6 +249,9 @@ class Recorder:
         await self.ask("tasks.started", task=first, force=True)
         await self.ask("workers.status_report", **report, task=first, queue=queue)
         await self.ask("tasks.ping", task=first)
+        await self.ask("events.add_batch", requests=[{"type": "log", "task": first, "msg": "x"}])
+        log = await self.ask("events.get_task_log", task=first)
+        assert [event["msg"] for event in log["events"]] == ["x"]
         await self.ask("workers.get_all", "workers.get_all__busy")
         await self.ask("queues.get_all_ex", "queues.get_all_ex__worker_busy_one_pending")
         await self.ask("tasks.get_by_id", "tasks.get_by_id__in_progress", task=first)

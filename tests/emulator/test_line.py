@@ -61,7 +61,7 @@ READS: dict[str, Callable[[Site], Awaitable[object]]] = {
     "queues.get_all": lambda site: site.clearml.queues([QUEUE]),
     "workers.get_all": lambda site: site.clearml.workers(),
     "tasks.get_all": lambda site: site.clearml.open_tasks([site.queue]),
-    "users.get_current_user": lambda site: site.clearml.current_user(),
+    "users.get_current_user": lambda site: site.clearml.checks.identity(),
 }
 
 

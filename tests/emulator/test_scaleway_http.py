@@ -141,7 +141,7 @@ def test_a_malformed_order_names_the_field(body: object, problem: str | None) ->
 
 
 def test_an_unknown_path_answers_in_json() -> None:
-    reply = Site().ask("GET", "/iam/v1alpha1/quota")
+    reply = Site().ask("GET", "/iam/v1alpha1/policies")
     assert (reply.status_code, reply.json()["type"]) == (404, "not_found")
 
 

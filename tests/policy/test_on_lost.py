@@ -459,3 +459,56 @@ def test_a_return_that_fails_is_tried_again_however_long_the_machine_was_silent_
     story.done(*made.effects, failure=Failure.RATE_LIMITED)
     assert "start" not in verbs(story.cycle(reports=False))
     assert [effect.task.id for effect in outcome(story)] == ["t1"]
+
+
+def started_again(since: timedelta) -> Story:
+    """m1 dies with t1 on it, and somebody starts it again, while ClearML is down; Scaleway changed
+    it so long after its death was seen."""
+    story = busy()
+    story.clearml_down = True
+    story.cycle()
+    go(story, "stopped")
+    story.cycle(reports=False)
+    changed_at = story.now + since
+    story.now += minutes(3)
+    story.has(registered("m1", modified_at=changed_at))
+    for _ in range(40):
+        story.cycle(reports=False)
+    story.clearml_down = False
+    story.report("m1")
+    return story
+
+
+def test_what_its_death_left_hanging_goes_back_also_when_somebody_started_it_again() -> None:
+    """ClearML ends such a task after two hours."""
+    story = started_again(minutes(1))
+    for _ in range(60):
+        assert verbs(story.cycle()) == []
+    ended(story, "stopped")
+    story.report("m1")
+    assert reasons(story.cycle()) == ["lost_task"]
+
+
+def test_what_a_person_stops_on_it_meanwhile_stays_stopped() -> None:
+    story = started_again(minutes(1))
+    story.cycle()
+    ended(story, "stopped", by_person=True)
+    story.report("m1")
+    assert verbs(story.wait(minutes(3))) == []
+
+
+def test_what_began_after_its_death_ends_for_its_own_reasons() -> None:
+    story = started_again(minutes(1))
+    ended(story, "failed")
+    story.run("m1", "t2")
+    story.cycle()
+    story.end("t2", "stopped")
+    assert verbs(story.wait(minutes(3))) == []
+
+
+def test_one_that_only_an_old_listing_showed_off_did_not_die() -> None:
+    story = started_again(-minutes(1))
+    story.cycle()
+    ended(story, "stopped")
+    story.report("m1")
+    assert verbs(story.wait(minutes(3))) == []

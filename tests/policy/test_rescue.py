@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory
-from tests.policy.test_stop import idle_story
+from tests.policy.test_stop import idle_story, verdict
 from tests.policy.worlds import (
     START,
     Story,
@@ -493,9 +494,12 @@ def test_a_popped_task_that_was_put_back_counts_anew() -> None:
     assert reasons(story.wait(seconds(60))) == ["popped_task"]
 
 
-@pytest.mark.parametrize(("modified", "rescued"), [(True, True), (False, False)])
+@pytest.mark.parametrize(
+    ("modified", "agent_is_back", "rescued"),
+    [(True, True, True), (True, False, True), (False, True, False)],
+)
 def test_one_that_was_started_again_before_anybody_looked_is_known_by_its_change(
-    modified: bool, rescued: bool
+    modified: bool, agent_is_back: bool, rescued: bool
 ) -> None:
     """The daemon died before it heard that its power-off was accepted."""
     story = idle_story("m1")
@@ -506,5 +510,6 @@ def test_one_that_was_started_again_before_anybody_looked_is_known_by_its_change
     if modified:
         story.has(registered("m1", modified_at=off_at + minutes(2)))
     story.ended = [task("t1", "stopped", "m1", status_changed_at=off_at + seconds(5))]
-    plans = [story.cycle() for _ in range(3)]
+    plans = [story.cycle(reports=agent_is_back) for _ in range(3)]
     assert ("rescue" in [verb for each in plans for verb in verbs(each)]) is rescued
+    assert verdict(story)[0] is (S.IDLE if agent_is_back else S.INITIALIZING), "not lost: it boots"

@@ -7,6 +7,7 @@ import pytest
 
 from gpu_autoscaler.domain.errors import (
     ApiError,
+    Forbidden,
     NotFound,
     OutOfStock,
     QuotaExceeded,
@@ -56,10 +57,10 @@ PRECONDITION = "precondition is not respected"
             Rejected,
         ),
         (403, body("locked", "resource is locked", resource="server"), Rejected),
-        (403, body("permissions_denied", "insufficient permissions"), Unauthorized),
+        (403, body("permissions_denied", "insufficient permissions"), Forbidden),
         (401, body("denied_authentication", "denied", method="api_key"), Unauthorized),
         (401, "", Unauthorized),
-        (403, body(None, "one or more job runs are still running"), Unauthorized),
+        (403, body(None, "one or more job runs are still running"), Forbidden),
         (404, body("not_found", "resource is not found"), NotFound),
         (404, body("unknown_resource", '"1" not found'), NotFound),
         # a gateway without routes: taken at its word, every machine would be gone

@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from gpu_autoscaler.clearml import wire
+from gpu_autoscaler.clearml.checks import Checks
 from gpu_autoscaler.clearml.transport import (
     CALL_DEADLINE,
     Credentials,
@@ -68,6 +69,8 @@ class ClearmlApi:
             call_deadline=call_deadline,
             on_call=on_call,
         )
+        self.checks = Checks(self._session)
+        """For the doctor."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -89,11 +92,6 @@ class ClearmlApi:
         """How far the server's clock is ahead of ours, give or take a second; zero until it
         answered. All moments in what is read are the server's."""
         return self._session.skew
-
-    async def current_user(self) -> str:
-        """Name of the user whose key this is: proof that the server and the key are right."""
-        data = await self._session.read("users.get_current_user", {}, wire.CURRENT_USER)
-        return data.user.name or data.user.id
 
     async def queues(self, names: Collection[str]) -> Mapping[str, Queue]:
         """Those of the named queues that exist, by name, with their entries oldest first."""

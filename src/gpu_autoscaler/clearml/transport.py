@@ -24,6 +24,7 @@ from gpu_autoscaler.domain.calls import Call, OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import (
     ApiError,
+    Forbidden,
     NotFound,
     RateLimited,
     Rejected,
@@ -122,6 +123,8 @@ class Session:
         self._clock, self._on_call = clock, on_call
         self._deadline = call_deadline
         self._token: _Token | None = None
+        self.token_lifetime: float | None = None
+        """Seconds that the last token was good for when it was new; None until one told."""
         self.skew = timedelta(0)
         """How far the server's clock is ahead of ours, as good answers tell; zero until one did."""
         self._login_lock = asyncio.Lock()
@@ -187,7 +190,7 @@ class Session:
     async def _login(self) -> _Token:
         answer = await self._send(LOGIN, f"Basic {self._credentials.basic}", {})
         token = self._parse(LOGIN, answer, LOGIN_REPLY).token
-        lifetime = _lifetime(token, self._clock.now())
+        self.token_lifetime = lifetime = _lifetime(token, self._clock.now())
         if lifetime is None:
             return _Token(token, renew_at=None)
         usable = lifetime - min(RENEW_BEFORE, lifetime / 2)
@@ -255,8 +258,10 @@ class Session:
         match answer.status:
             case httpx.codes.TOO_MANY_REQUESTS:
                 return RateLimited(message, _retry_after(answer.retry_after, self._clock.now()))
-            case httpx.codes.UNAUTHORIZED | httpx.codes.FORBIDDEN:
+            case httpx.codes.UNAUTHORIZED:
                 return Unauthorized(f"{message}: {CREDENTIALS_HINT}")
+            case httpx.codes.FORBIDDEN:
+                return Forbidden(f"{message}: {CREDENTIALS_HINT}")
             case status if meta is None or not httpx.codes.is_client_error(status):
                 return Transient(message)
             case httpx.codes.BAD_REQUEST if meta.result_subcode in UNKNOWN_TASK:

@@ -83,6 +83,8 @@ class User(Wire):
 
     id: str
     name: str | None = None
+    company: "Item | None" = None
+    """Absent in answers to other questions."""
 
 
 class CurrentUser(Wire):
@@ -217,10 +219,24 @@ class Tasks(Wire):
     tasks: tuple[TaskItem, ...]
 
 
+class LogEvent(Wire):
+    """A piece of a task's console."""
+
+    msg: str | None = None
+
+
+class TaskLog(Wire):
+    """events.get_task_log."""
+
+    events: tuple[LogEvent, ...]
+
+
 # Each made once: pydantic builds a parametrised model anew when nobody keeps it.
 LOGIN_REPLY = Reply[Login]
 CURRENT_USER = Reply[CurrentUser]
 DONE = Reply[Done]
+CREATED = Reply[Item]
+TASK_LOG = Reply[TaskLog]
 QUEUES = Reply[Queues]
 WORKERS = Reply[Workers]
 TASKS = Reply[Tasks]

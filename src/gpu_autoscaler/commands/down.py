@@ -1,7 +1,6 @@
 """`down`: power off the idle machines, or remove the whole fleet."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -9,34 +8,29 @@ from datetime import timedelta
 from rich.console import Console
 from rich.markup import escape
 
+from gpu_autoscaler.commands.removing import OFF_WITHIN_SECONDS, Removal
 from gpu_autoscaler.commands.storing import open_store
-from gpu_autoscaler.commands.wiring import Services, Setup, build_loop, open_services
+from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.decisions import InstanceDecision
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
-from gpu_autoscaler.domain.errors import ApiError, StoreError, Transient
+from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, PowerOff
-from gpu_autoscaler.domain.model import Instance, ServerState
+from gpu_autoscaler.domain.model import Instance
 from gpu_autoscaler.policy.guard import claims_on
 from gpu_autoscaler.runtime.execute import (
-    AT_ONCE,
-    WITHOUT_LEASE,
     LiveExecutor,
     Orders,
     is_failure,
 )
 from gpu_autoscaler.runtime.loop import Cycle
-from gpu_autoscaler.runtime.ports import Store
 from gpu_autoscaler.runtime.renew import renewing
 
-POLL_SECONDS = 5.0
 REPORT_SECONDS = 35.0
 """Within this every living agent reports (each 30 s)."""
 RENEW_EVERY = timedelta(seconds=20)
 """Also the shortest lease outlasts a save that fails."""
-OFF_WITHIN_SECONDS = 300.0
-"""A power-off took 45 s when recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +99,9 @@ async def down(
 
         async with renewing(renew, RENEW_EVERY, clock):
             if everything:
-                removal = _Removal(services, store, clock, console)
-                return await removal.remove(machines, cycle.world.zones)
+                removal = Removal(services.scaleway, clock, console, store.lease_left)
+                instances = [machine.instance for machine in machines]
+                return 0 if await removal.remove(instances, cycle.world.zones) else 1
             return await _power_off_idle(executor, console, machines, cycle)
 
 
@@ -212,82 +207,3 @@ async def _power_off_idle(
             console.print(f"{name}: left on: {escape(outcome.message)}")
             failed |= is_failure(outcome)
     return 1 if failed else 0
-
-
-class _Removal:
-    """Removes machines with their volumes, for as long as nobody else may act."""
-
-    def __init__(self, services: Services, store: Store, clock: Clock, console: Console) -> None:
-        self._scaleway, self._store = services.scaleway, store
-        self._clock, self._console = clock, console
-
-    async def remove(self, machines: Sequence[_Machine], zones: Iterable[str]) -> int:
-        """All of these, and every free volume of the fleet; the exit code."""
-        at_once = asyncio.Semaphore(AT_ONCE)
-
-        async def one(instance: Instance) -> bool:
-            async with at_once:
-                return await self._machine(instance)
-
-        removed = await asyncio.gather(*(one(machine.instance) for machine in machines))
-        freed = [await self._free_volumes(zone) for zone in zones]
-        return 0 if all([*removed, *freed]) else 1
-
-    async def _machine(self, instance: Instance) -> bool:
-        try:
-            await self._power_off(instance)
-            self._check_lease()
-            await self._scaleway.delete(instance)
-        except ApiError as error:
-            said = escape(str(error))
-            self._console.print(f"[red]{instance.name}: not removed:[/] {said}", highlight=False)
-            return False
-        self._console.print(f"{instance.name}: removed, with its volumes")
-        return True
-
-    async def _free_volumes(self, zone: str) -> bool:
-        """What an earlier crash may have left: nobody sweeps up after the fleet is gone."""
-        good, say = True, self._console.print
-        try:
-            free = [v for v in await self._scaleway.volumes(zone) if v.attached_to is None]
-        except ApiError as error:
-            say(f"[red]volumes in {zone}:[/] {escape(str(error))}", highlight=False)
-            return False
-        for volume in free:
-            try:
-                self._check_lease()
-                await self._scaleway.delete_volume(volume)
-                say(f"volume {escape(volume.name)}: removed")
-            except ApiError as error:
-                good = False
-                say(f"[red]volume {volume.id}:[/] {escape(str(error))}", highlight=False)
-        return good
-
-    async def _power_off(self, instance: Instance) -> None:
-        """Power it off and wait until it is off, or gone.
-
-        Off before it is deleted: a shutdown lets the agent tell ClearML, a deletion does not.
-        """
-        waited, asked = 0.0, False
-        while waited <= OFF_WITHIN_SECONDS:
-            found = {i.id: i for i in await self._scaleway.instances(instance.zone)}
-            now = found.get(instance.id)
-            if now is None and not await self._scaleway.exists(instance.zone, instance.id):
-                return
-            if now is not None and now.state is ServerState.STOPPED:
-                return
-            up = now is not None and now.state in (
-                ServerState.RUNNING,
-                ServerState.STOPPED_IN_PLACE,
-            )
-            if now is not None and up and not asked:
-                self._check_lease()
-                await self._scaleway.stop(now)
-                asked = True
-            await self._clock.sleep(POLL_SECONDS)
-            waited += POLL_SECONDS
-        raise Transient(f"{instance.name} is not off after {OFF_WITHIN_SECONDS:.0f} s")
-
-    def _check_lease(self) -> None:
-        if self._store.lease_left() <= 0:
-            raise Transient(WITHOUT_LEASE)

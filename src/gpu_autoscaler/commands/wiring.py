@@ -77,10 +77,11 @@ async def open_services(
     clearml_transport: httpx.AsyncBaseTransport | None = None,
     scaleway_transport: httpx.AsyncBaseTransport | None = None,
     on_call: OnCall = nobody,
+    fleet: FleetTags | None = None,
 ) -> AsyncIterator[Services]:
     """Clients of both services; the transports stand in for the network where there is none.
 
-    `on_call` hears of every request to either.
+    `on_call` hears of every request to either; `fleet` stands for that of the configuration.
     """
     async with AsyncExitStack() as stack:
         clearml = await stack.enter_async_context(
@@ -96,7 +97,7 @@ async def open_services(
             ScalewayApi(
                 secrets.scaleway_secret_key,
                 config.scaleway.project_id,
-                FleetTags(config.fleet),
+                fleet or FleetTags(config.fleet),
                 clock,
                 api_url=config.scaleway.api_url,
                 transport=scaleway_transport,
@@ -104,6 +105,18 @@ async def open_services(
             )
         )
         yield Services(clearml, scaleway)
+
+
+def open_agents_clearml(
+    config: Config,
+    secrets: Secrets,
+    clock: Clock,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> ClearmlApi:
+    """ClearML through the key that instances get; to be closed by its `async with`."""
+    credentials = Credentials(secrets.agent_clearml_access_key, secrets.agent_clearml_secret_key)
+    return ClearmlApi(config.clearml.api_host, credentials, clock, transport=transport)
 
 
 def build_loop(

@@ -39,6 +39,10 @@ class Unauthorized(ApiError):
     """The credentials were refused, or may not do this."""
 
 
+class Forbidden(Unauthorized):
+    """The credentials are good, but may not do this."""
+
+
 class NotFound(ApiError):
     """The resource does not exist (any more)."""
 

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 MANAGED_BY_TAG = "managed-by=gpu-autoscaler"
+CHECKED_BY_TAG = "managed-by=gpu-autoscaler-check"
+"""On what `check --boot` makes, instead: no daemon takes it for its own."""
 PROVISIONING_TAG = "phase=provisioning"
 REGISTERED_TAG = "registered"
 QUARANTINED_TAG = "quarantined"
@@ -224,11 +226,12 @@ class FleetTags:
     """The tags by which a fleet knows its own."""
 
     fleet: str
+    manager: str = MANAGED_BY_TAG
 
     @property
     def membership(self) -> tuple[str, str]:
         """Both must be present on a server or a volume before it is touched."""
-        return (MANAGED_BY_TAG, f"fleet={self.fleet}")
+        return (self.manager, f"fleet={self.fleet}")
 
     def owns(self, tags: frozenset[str]) -> bool:
         """Whether something with these tags belongs to the fleet."""

@@ -4,6 +4,7 @@ Simulated people and machines call these methods directly; `clearml_http` offers
 over HTTP. The rules are those of server 2.3.0 as measured, gaps and traps included.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ ABORT_OBEYED = "task was stopped by tasks.stop"
 EMULATED_USER = User("__emulated__", "emulated", "EMULATEDACCESSKEY", "emulated-secret-key")
 """Who everybody is when nobody says otherwise: the daemon, the agents and the people."""
 
+CONSOLE_EVENTS = 1000
+
 Note = tuple[str, str]
 """A status's reason and message."""
 
@@ -57,6 +60,7 @@ class ClearmlModel:
         self.user = users[0]
         self.company = ids.hex(32)
         self.projects: dict[str, Json] = {}
+        self._consoles: dict[str, deque[Json]] = {}
         self.queues = QueueStore(timeline, ids, self.company)
         self.tasks = TaskStore(timeline, ids, self.company)
         self.workers = WorkerStore(timeline, self.queues, self.tasks)
@@ -64,6 +68,10 @@ class ClearmlModel:
         self.report = self.workers.report
         self.unregister = self.workers.unregister
         self.queues.create("default", self.user.id).system_tags.append("default")
+
+    def console(self, task_id: str) -> deque[Json]:
+        """The last events of type `log` that came for a task, oldest first."""
+        return self._consoles.setdefault(task_id, deque(maxlen=CONSOLE_EVENTS))
 
     # people
 
@@ -171,6 +179,7 @@ class ClearmlModel:
         task = self.task(task_id)
         self.queues.remove_entry(task.queue_id, task_id)
         self.tasks.delete(task)
+        self._consoles.pop(task_id, None)
 
     # agents; see also register, report and unregister
 

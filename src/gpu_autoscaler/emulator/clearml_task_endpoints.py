@@ -17,6 +17,8 @@ from gpu_autoscaler.emulator.clearml_wire import (
     several,
 )
 
+LOG_BATCH = 100
+
 
 def _id(ask: Ask) -> str:
     return required(ask.body, "task", str)
@@ -152,12 +154,23 @@ def _events_add(ask: Ask) -> Json:
 
 
 def _events_add_batch(ask: Ask) -> Json:
-    """Events are counted and forgotten, but are a sign of life of their tasks."""
+    """A sign of life of their tasks; the lines of consoles are kept, the others are not."""
     events = ask.body.get("requests") or []
+    for event in events:
+        if event.get("type") == "log" and event.get("task") in ask.model.tasks.all:
+            ask.model.console(event["task"]).append(event)
     for task_id in {event.get("task") for event in events}:
         if task_id in ask.model.tasks.all:
             ask.model.tasks.touch(ask.model.tasks.all[task_id])
     return {"added": len(events), "errors": 0, "errors_info": {}}
+
+
+def _events_get_task_log(ask: Ask) -> Json:
+    lines = list(ask.model.console(_task(ask).id))
+    most = ask.body.get("batch_size") or LOG_BATCH
+    latest_first = ask.body.get("navigate_earlier", True)
+    part = lines[::-1][:most] if latest_first else lines[:most]
+    return {"events": part, "returned": len(part), "total": len(lines)}
 
 
 TASK_ENDPOINTS: Mapping[str, tuple[str, Endpoint]] = {
@@ -183,5 +196,6 @@ TASK_ENDPOINTS: Mapping[str, tuple[str, Endpoint]] = {
     "projects.create": ("1.0", _projects_create),
     "events.add": ("1.0", _events_add),
     "events.add_batch": ("1.0", _events_add_batch),
+    "events.get_task_log": ("1.5", _events_get_task_log),
 }
 """By name: the first API version that has it, and what answers."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from starlette.datastructures import QueryParams
 
 from gpu_autoscaler.emulator import scaleway_errors as errors
+from gpu_autoscaler.emulator.scaleway_iam import key_json, project_json, quota_rows
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_order import parse_new_server, parse_tags
 from gpu_autoscaler.emulator.scaleway_state import ScratchVolume
@@ -112,8 +113,13 @@ class ScalewayApi:
             ("GET", f"{zone}/products/servers/availability", self.list_availability),
             ("GET", f"{zone}/volumes/{{id}}", self.get_local_volume),
             ("GET", f"{zone}/security_groups", self.list_security_groups),
+            ("GET", f"{zone}/security_groups/{{id}}", self.get_security_group),
             ("GET", f"{zone}/ips", self.list_ips),
+            ("DELETE", f"{zone}/volumes/{{id}}", self.delete_local_volume),
             ("GET", "/marketplace/v2/local-images", self.list_images),
+            ("GET", "/iam/v1alpha1/api-keys/{id}", self.get_key),
+            ("GET", "/iam/v1alpha1/quota", self.list_quota),
+            ("GET", "/account/v3/projects/{id}", self.get_project),
         ]
         for version in ("v1", "v1alpha1"):
             volumes = f"/block/{version}/zones/{{zone}}/volumes"
@@ -203,11 +209,20 @@ class ScalewayApi:
                     return Reply({"volume": scratch_json(server, volume)})
         raise errors.not_found("instance_volume", ask.id)
 
+    def delete_local_volume(self, ask: Ask) -> Reply:
+        """Scratch goes with its server, and none is ever left: every one there is, is held."""
+        self.get_local_volume(ask)
+        raise errors.precondition("instance", "resource_still_in_use", "it is attached")
+
     def list_security_groups(self, ask: Ask) -> Reply:
         groups = self.model.security_groups(ask.zone, ask.query.get("project") or "")
         part, headers = _instance_page(ask, groups)
         shown = [security_group_json(group) for group in part]
         return Reply({"security_groups": shown}, headers=headers)
+
+    def get_security_group(self, ask: Ask) -> Reply:
+        group = self.model.security_group(ask.zone, ask.id)
+        return Reply({"security_group": security_group_json(group)})
 
     def list_ips(self, ask: Ask) -> Reply:
         """Reserved addresses alone; dynamic ones show on their server only."""
@@ -246,6 +261,20 @@ class ScalewayApi:
     def delete_volume(self, ask: Ask) -> Reply:
         self.model.block.delete(ask.zone, ask.id)
         return DONE
+
+    # --- IAM and account
+
+    def get_key(self, ask: Ask) -> Reply:
+        return Reply(key_json(ask.id, self.model.key_expires_at))
+
+    def list_quota(self, ask: Ask) -> Reply:
+        wanted = ask.query.getlist("quotum_names")
+        rows = [row for row in quota_rows(self.model) if not wanted or row["name"] in wanted]
+        part = _part(rows, *ask.page("page_size"))
+        return Reply({"quota": part, "total_count": len(rows)})
+
+    def get_project(self, ask: Ask) -> Reply:
+        return Reply(project_json(ask.id))
 
     # --- marketplace v2
 

@@ -1,7 +1,7 @@
 """The emulated Scaleway over HTTP: the endpoints a fleet needs, keys, faults and the switchboard.
 
-Instance v1, block v1 and v1alpha1, marketplace v2 (local images). An unknown path is a 404 in
-JSON.
+Instance v1, block v1 and v1alpha1, marketplace v2 (local images), a little of IAM and account. An
+unknown path is a 404 in JSON.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,9 +19,11 @@ from gpu_autoscaler.emulator.scaleway_control import scaleway_control_routes
 from gpu_autoscaler.emulator.scaleway_errors import ScalewayError
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 
-FULL_ACCESS = frozenset({"instance:read", "instance:write", "block:read", "block:write"})
+FLEET_ACCESS = frozenset({"instance:read", "instance:write", "block:read", "block:write"})
+"""What InstancesFullAccess and BlockStorageFullAccess on the project allow."""
+FULL_ACCESS = FLEET_ACCESS | {"iam:read", "account:read"}
 """What a key may do; the marketplace asks for no key."""
-RESOURCES = {"instance": "server", "block": "volume"}
+RESOURCES = {"instance": "server", "block": "volume", "iam": "organization", "account": "project"}
 """What a refused permission is said to be about."""
 
 Keys = MutableMapping[str, frozenset[str]]

@@ -7,6 +7,7 @@ Local root volumes, flexible IPs, private networks and snapshots are not emulate
 
 import uuid
 from collections.abc import Collection
+from datetime import datetime
 
 from gpu_autoscaler.domain.clock import Ids
 from gpu_autoscaler.domain.model import Availability, Placement, ServerState, VolumeKind
@@ -51,6 +52,8 @@ class ScalewayModel:
         self.catalog = catalog or default_catalog()
         self.timings = timings or Timings()
         self.stock = Stock()
+        self.key_expires_at: datetime | None = None
+        """End of the one API key that everybody has."""
         self.log = BillingLog()
         self.block = BlockVolumes(timeline, ids, self.log)
         self._ids = ids
@@ -175,7 +178,20 @@ class ScalewayModel:
             if group.zone == zone and (not project or group.project == project)
         ]
 
+    def security_group(self, zone: str, group_id: str) -> SecurityGroup:
+        """Raises `not_found`, as also for a group of another zone."""
+        group = self._groups.get(group_id)
+        if group is None or group.zone != zone:
+            raise errors.not_found("instance_security_group", group_id)
+        return group
+
     # --- what happens to it from outside
+
+    def add_security_group(self, zone: str, name: str, *, inbound: str = "drop") -> str:
+        """Somebody makes one; its id."""
+        group = SecurityGroup(new_id(self._ids), name, zone, PROJECT, inbound)
+        self._groups[group.id] = group
+        return group.id
 
     def set_stock(
         self,
@@ -245,10 +261,7 @@ class ScalewayModel:
 
     def _group(self, group_id: str, zone: str, project: str) -> SecurityGroup:
         if group_id:
-            group = self._groups.get(group_id)
-            if group is None or group.zone != zone:
-                raise errors.not_found("instance_security_group", group_id)
-            return group
+            return self.security_group(zone, group_id)
         default_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"security-group/{zone}/{project}"))
         default = SecurityGroup(default_id, "Default security group", zone, project)
         return self._groups.setdefault(default_id, default)

@@ -39,6 +39,8 @@ class SecurityGroup:
     name: str
     zone: str
     project: str
+    inbound: str = "accept"
+    """What becomes of what no rule names: `accept` or `drop`."""
 
 
 @dataclass(frozen=True, slots=True)

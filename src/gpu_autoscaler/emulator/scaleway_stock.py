@@ -78,6 +78,11 @@ class Stock:
         if limit is not None:
             self._quotas[commercial_type] = _Quota(limit, figures)
 
+    def quota(self, commercial_type: str) -> int | None:
+        """How many servers of a type are allowed; None: any number."""
+        quota = self._quotas.get(commercial_type)
+        return quota.limit if quota else None
+
     def told(self, zone: str, commercial_types: Iterable[str]) -> dict[str, Availability]:
         """What the availability listing says of these types."""
         levels = dict.fromkeys(commercial_types, _ENDLESS.level)

@@ -260,7 +260,7 @@ def security_group_json(group: SecurityGroup) -> Json:
         "name": group.name,
         "description": "",
         "enable_default_security": True,
-        "inbound_default_policy": "accept",
+        "inbound_default_policy": group.inbound,
         "outbound_default_policy": "accept",
         "organization": PROJECT,
         "project": group.project,

@@ -75,7 +75,7 @@ def forget_undone(fleet: Fleet) -> dict[str, PowerOff]:
         stopping = f"stop:{fact.instance.id}" in fleet.pending
         if off is None or off.accepted or stopping or not (fact.seen and fact.state in _AWAKE):
             continue
-        if off.ours and fact.instance.modified_at > off.decided_at:
+        if fact.instance.modified_at > off.decided_at:
             kept[fact.name] = replace(off, accepted=True)
         else:
             del kept[fact.name]
@@ -181,9 +181,12 @@ def _caught(fleet: Fleet, off: PowerOff, task: Task, state: S) -> bool:
 
 
 def _surely(fleet: Fleet, off: PowerOff, task: Task) -> bool:
-    """Whether it ended while the power went, whatever became of the machine since."""
-    ended_at = task.status_changed_at + fleet.world.clearml.skew
-    return off.accepted and task.status.ended and ended_at <= off.decided_at + GOING_OFF
+    """Whether it ended with the power, whatever became of the machine since. ClearML ends what
+    was on a machine that died by itself only hours later."""
+    if not off.accepted or not task.status.ended:
+        return False
+    moment = task.status_changed_at - GOING_OFF if off.ours else task.started_at
+    return moment is not None and moment + fleet.world.clearml.skew <= off.decided_at
 
 
 def _perhaps_on(fleet: Fleet, machine: str) -> bool:
@@ -210,6 +213,7 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
     tasks = (*clearml.open_tasks, *(clearml.ended_tasks or ()))
     returning = {task.machine for task in tasks if f"rescue:{task.id}" in fleet.pending}
     reopened = {task.id for task in clearml.open_tasks}
+    at_work = {t.machine for t in clearml.open_tasks if t.status is TaskStatus.IN_PROGRESS}
     kept = {
         name: replace(off, known_ended=tuple(i for i in off.known_ended if i not in reopened))
         for name, off in fleet.memory.power_offs.items()
@@ -217,7 +221,7 @@ def kept_power_offs(fleet: Fleet) -> dict[str, PowerOff]:
         or name in stopping
         or name in unseen
         or name in returning
-        or (name in silent and not off.ours)
+        or (name in silent | at_work and not off.ours)
         or fleet.clearml_now - off.decided_at < RESCUE_WATCH
     }
     for effect in fleet.effects:

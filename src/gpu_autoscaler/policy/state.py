@@ -195,7 +195,7 @@ class Join:
                 began = self._now
             case ServerState.STARTING if was in (ServerState.RUNNING, ServerState.STOPPING):
                 began = self._restarted_at(known.last_seen)
-            case ServerState.RUNNING if was is ServerState.STOPPING:
+            case ServerState.RUNNING if was is ServerState.STOPPING or self._went_off(known):
                 began = self._restarted_at(known.last_seen)
             case _:
                 return known
@@ -209,6 +209,17 @@ class Join:
             boot_report="",
             boot_failed=False,
         )
+
+    def _went_off(self, known: InstanceMemory) -> bool:
+        """Whether our power-off, of whose end nobody heard, was followed by somebody's power-on
+        before anybody looked: Scaleway has changed it since. (A tag would do that too; then its
+        next report shows that it works.)"""
+        off, changed_at = (
+            self._memory.power_offs.get(known.last_seen.name),
+            known.last_seen.modified_at,
+        )
+        undone = off is not None and off.ours and not off.accepted and changed_at > off.decided_at
+        return undone and changed_at > known.booted_at
 
     def _restarted_at(self, instance: Instance) -> datetime:
         """When somebody restarted it between two looks, which a silent store may hold apart: at the

@@ -5,6 +5,7 @@ Fits the `Scaleway` port of the runtime without knowing it. Every method raises 
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from gpu_autoscaler.domain.model import (
     Placement,
     Volume,
 )
+from gpu_autoscaler.scaleway.access import Access
 from gpu_autoscaler.scaleway.catalog import Catalog
 from gpu_autoscaler.scaleway.creation import Creation
 from gpu_autoscaler.scaleway.removal import Removal
@@ -62,6 +64,8 @@ class ScalewayApi:
         self._volumes = Volumes(self._transport, project_id, fleet)
         self._catalog = Catalog(self._transport, clock)
         self._fleet = fleet
+        self.access = Access(self._transport, project_id, fleet)
+        """For the doctor."""
         self._removal = Removal(self._servers, self._volumes, fleet, clock)
         self._creation = Creation(
             self._servers, self._volumes, self._catalog, self._removal, fleet, clock
@@ -84,6 +88,11 @@ class ScalewayApi:
             await self._creation.finish_cleanups()
         finally:
             await self._transport.aclose()
+
+    @property
+    def skew(self) -> timedelta | None:
+        """How far Scaleway's clock is ahead of ours, give or take a second; None until known."""
+        return self._transport.skew
 
     async def instances(self, zone: str) -> Sequence[Instance]:
         """All servers of the fleet in a zone."""

@@ -18,6 +18,9 @@ from gpu_autoscaler.scaleway.wire import (
 IMAGE_KEPT_FOR = timedelta(minutes=10)
 """Scaleway publishes new builds of an image under the same label and withdraws old ones."""
 
+NAMED = 20
+"""Types that a message names; an image for CPU types is for more than a hundred."""
+
 ARCH = "x86_64"
 IMAGE_TYPE = "instance_sbs"
 """The builds for a block boot volume, the only kind that GPU types have."""
@@ -64,5 +67,8 @@ def _fitting(images: list[LocalImage], label: str, placement: Placement) -> str:
         if placement.commercial_type in image.commercial_types:
             return image.id
     types = sorted({name for image in bootable for name in image.commercial_types})
-    hint = f"it is for {', '.join(types)}" if types else "there is no such image in this zone"
+    hint = "there is no such image in this zone"
+    if types:
+        rest = f" and {len(types) - NAMED} others" if len(types) > NAMED else ""
+        hint = f"it is for {', '.join(types[:NAMED])}{rest}"
     raise Rejected(f"image {label!r} does not fit {placement}: {hint}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpu_autoscaler.domain.errors import (
     ApiError,
+    Forbidden,
     NotFound,
     OutOfStock,
     QuotaExceeded,
@@ -26,7 +27,7 @@ BY_TYPE: dict[str, type[ApiError]] = {
     "precondition_failed": Transient,
     "resource_still_in_use": Transient,
     "locked": Rejected,
-    "permissions_denied": Unauthorized,
+    "permissions_denied": Forbidden,
     "denied_authentication": Unauthorized,
     "not_found": NotFound,
     "unknown_resource": NotFound,
@@ -42,7 +43,7 @@ BY_WORDS: dict[str, type[ApiError]] = {
 
 BY_STATUS: dict[int, type[ApiError]] = {
     401: Unauthorized,
-    403: Unauthorized,
+    403: Forbidden,
     404: NotFound,
     408: Transient,
     409: Transient,
@@ -74,7 +75,7 @@ def classify(call: str, status: int, text: str, *, confidential: bool = False) -
     if words:
         message = f"{message}: {words[:TEXT_LIMIT]}"
     kind = _class_of(status, body)
-    return kind(f"{message}; {WHAT_TO_CHECK}" if kind is Unauthorized else message)
+    return kind(f"{message}; {WHAT_TO_CHECK}" if issubclass(kind, Unauthorized) else message)
 
 
 def _class_of(status: int, body: dict[str, Any]) -> type[ApiError]:

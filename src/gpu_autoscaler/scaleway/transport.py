@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -59,6 +61,9 @@ class Transport:
         on_call: OnCall = nobody,
     ) -> None:
         self._clock, self._on_call = clock, on_call
+        self.skew: timedelta | None = None
+        """How far Scaleway's clock is ahead of ours, give or take a second, by its last good
+        answer; None until one told."""
         self._secret = secret_key
         self._call_deadline = call_deadline
         self._client = httpx.AsyncClient(
@@ -164,9 +169,19 @@ class Transport:
         except httpx.HTTPError as error:
             raise Transient(f"{call}: {type(error).__name__} {error}".rstrip()) from None
         if reply.is_success:
+            if server_time := _http_date(reply.headers.get("Date", "")):
+                self.skew = server_time - self._clock.now()
             return reply
         confidential = content is not None or self._secret in reply.text
         raise classify(call, reply.status_code, reply.text, confidential=confidential)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _json_object(call: str, reply: httpx.Response) -> dict[str, Any]:

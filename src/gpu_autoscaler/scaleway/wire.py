@@ -1,4 +1,4 @@
-"""Between Scaleway's JSON and our values; the only module that imports the SDK.
+"""Between Scaleway's JSON and our values; only this and `wire_iam` import the SDK.
 
 The SDK's types and (un)marshalling are used where they are sound. Where its defaults lie, the raw
 JSON is read or written instead, with a line that says so.
@@ -14,6 +14,7 @@ from scaleway.block.v1 import types as block_types
 from scaleway.instance.v1 import marshalling as instance_v1  # type: ignore[import-untyped]
 from scaleway.instance.v1 import types as instance_types
 from scaleway.marketplace.v2 import marshalling as marketplace  # type: ignore[import-untyped]
+from scaleway_core.bridge import ALL_ZONES
 from scaleway_core.profile import ProfileDefaults
 
 from gpu_autoscaler.domain.errors import Transient
@@ -37,6 +38,9 @@ SCRATCH_SLOT = "1"
 
 IOPS_AT_BIRTH = 5000
 """What a volume made together with its server always gets."""
+
+ZONES: tuple[str, ...] = tuple(ALL_ZONES)
+"""Those that the SDK knows; Scaleway may have opened others since."""
 
 _NO_DEFAULTS = ProfileDefaults()
 
@@ -87,7 +91,7 @@ def tags_of(raw: Any) -> frozenset[str]:
             raise TypeError("tags are not a list")
         return frozenset(tags)
 
-    return _readable("tags", read)
+    return readable("tags", read)
 
 
 def server_of(raw: Any, zone: str) -> Server:
@@ -103,8 +107,8 @@ def server_of(raw: Any, zone: str) -> Server:
             zone=zone,
             commercial_type=_id(server.commercial_type),
             state=_state(raw.get("state")),
-            created_at=_moment(server.creation_date),
-            modified_at=_moment(server.modification_date or server.creation_date),
+            created_at=moment_of(server.creation_date),
+            modified_at=moment_of(server.modification_date or server.creation_date),
             tags=tags_of(raw),
             volumes=tuple(refs.values()),
             protected=server.protected,
@@ -113,7 +117,7 @@ def server_of(raw: Any, zone: str) -> Server:
         boot = refs.get(BOOT_SLOT)
         return Server(instance, boot.id if boot else None)
 
-    return _readable("server", read)
+    return readable("server", read)
 
 
 def block_volume_of(raw: Any, zone: str) -> BlockVolume:
@@ -129,13 +133,13 @@ def block_volume_of(raw: Any, zone: str) -> BlockVolume:
                 name=volume.name or "",
                 # still detaching is still held: it cannot be deleted yet
                 attached_to=_id(holders[0].product_resource_id) if holders else None,
-                created_at=_moment(volume.created_at),
+                created_at=moment_of(volume.created_at),
                 tags=tags_of(raw),
             ),
             str(volume.status),
         )
 
-    return _readable("volume", read)
+    return readable("volume", read)
 
 
 def local_image_of(raw: Any) -> LocalImage:
@@ -146,7 +150,7 @@ def local_image_of(raw: Any) -> LocalImage:
         types = frozenset(image.compatible_commercial_types)
         return LocalImage(_id(image.id), str(image.arch), str(image.label), types)
 
-    return _readable("image", read)
+    return readable("image", read)
 
 
 def commercial_types_of(raw: Mapping[str, Any]) -> dict[str, CommercialType]:
@@ -163,7 +167,7 @@ def commercial_types_of(raw: Mapping[str, Any]) -> dict[str, CommercialType]:
             for name, offer in listed.items()
         }
 
-    return _readable("server types", read)
+    return readable("server types", read)
 
 
 def availability_of(raw: Mapping[str, Any]) -> dict[str, Availability]:
@@ -173,7 +177,7 @@ def availability_of(raw: Mapping[str, Any]) -> dict[str, Availability]:
         listed = instance_v1.unmarshal_GetServerTypesAvailabilityResponse({"servers": raw})
         return {name: _stock(entry.availability) for name, entry in listed.servers.items()}
 
-    return _readable("availability", read)
+    return readable("availability", read)
 
 
 def create_body(order: CreateOrder, image_id: str, project_id: str) -> dict[str, Any]:
@@ -224,7 +228,8 @@ def one_line(text: str) -> str:
     return printable[:BOOT_REPORT_LENGTH]
 
 
-def _readable(what: str, read: Callable[[], T]) -> T:
+def readable(what: str, read: Callable[[], T]) -> T:
+    """What `read` makes of the JSON. Raises Transient when that cannot be read."""
     try:
         return read()
     except (TypeError, ValueError, LookupError, AttributeError) as error:
@@ -237,7 +242,8 @@ def _id(value: Any) -> str:
     return value
 
 
-def _moment(value: Any) -> datetime:
+def moment_of(value: Any) -> datetime:
+    """A moment in UTC, or TypeError."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise TypeError(f"not a moment in time: {value!r}")
     return value.astimezone(UTC)
