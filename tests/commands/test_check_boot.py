@@ -46,7 +46,7 @@ class Boot(Site):
         self.real = self.task()
         self.questions: list[str] = []
         self.answers: Iterator[bool] | None = None
-        self.printed = f"installing\n{BEGIN}\n{SMI}\n{END}\n"
+        self.printed = f"preparing the run\n{BEGIN}\n{SMI}\n{END}\n"
         self._let_tasks_print(monkeypatch)
 
     def _let_tasks_print(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_it_shows_what_nvidia_smi_prints_and_removes_everything(boot: Go) -> Non
     async def run(site: Boot) -> None:
         assert await site.run() == 0
         assert SMI in site.said
-        assert "installing" not in site.said
+        assert "preparing the run" not in site.said
         for line in (f"made: {HERE}", "running booting kernel", "its worker is registered"):
             assert line in site.said
         assert site.said.endswith("2 ok, 0 note, 0 bad\n")
@@ -156,8 +156,19 @@ def test_a_machine_that_never_registers_is_removed_and_said_where_it_hung(boot: 
         assert await site.run() == 1
         assert "no worker registered within stale_timeout (10m)" in site.said
         assert "the last that was seen of it: running booted" in site.said
+        assert "it says: installing: install_agent" in site.said
         assert "/var/log/cloud-init-output.log" in site.said
         assert site.said.endswith("1 ok, 0 note, 1 bad\n")
+
+    boot(run)
+
+
+def test_a_machine_that_says_it_failed_is_not_waited_for(boot: Go) -> None:
+    async def run(site: Boot) -> None:
+        site.machines.habit = lambda _: Habit(boot_fails="1 GPU, expected 2")
+        assert await site.run() == 1
+        assert "cannot become a worker; it says: failed: 1 GPU, expected 2" in site.said
+        assert "stale_timeout" not in site.said
 
     boot(run)
 

@@ -10,6 +10,7 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError, OutOfStock, RateLimited, Rejected, Transient
 from gpu_autoscaler.domain.model import (
+    BOOT_FAILED,
     CHECKED_BY_TAG,
     CreateOrder,
     FleetTags,
@@ -218,8 +219,14 @@ class Boot:
         return next((instance for instance in listed if instance.name == self._name), None)
 
     async def _where(self, instance: Instance) -> str:
-        """How far a boot is. What the machine itself reports of it belongs here, too."""
-        return f"{instance.state} {instance.state_detail}".rstrip()
+        """How far a boot is. Raises Rejected when the machine itself says that it failed."""
+        where = f"{instance.state} {instance.state_detail}".rstrip()
+        report = ""
+        if instance.state is ServerState.RUNNING:
+            report = await self._scaleway.boot_report(instance)
+        if report.startswith(BOOT_FAILED):
+            raise Rejected(f"it cannot become a worker; it says: {report}")
+        return f"{where}; it says: {report}" if report else where
 
     # --- the task
 
