@@ -37,7 +37,7 @@ class Told(FixedConfig):
         super().__init__(value)
         self.news: list[Reload | None] = []
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         return self.news.pop(0) if self.news else None
 
 
@@ -374,7 +374,7 @@ def test_a_broken_file_is_said_once_however_long_it_stays_broken(tmp_path: Path)
     async def run(daemon: Daemon) -> None:
         file = tmp_path / "queues.yaml"
         file.write_text(YAML.format(queue=QUEUE, most=2))
-        watcher = ConfigWatcher(file, {})
+        watcher = ConfigWatcher.of_file(file, {})
         daemon.loop._source = watcher
         await daemon.loop.prepare()
         with capture_logs() as lines:
