@@ -14,7 +14,8 @@ from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.document import MAX_FILE_BYTES
 from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.watch import Reload
-from tests.commands.site import ENV, PROJECT, QUEUE, TYPE, YAML, ZONE
+from gpu_autoscaler.emulator.scaleway_state import PROJECT
+from tests.commands.site import ENV, QUEUE, TYPE, YAML, ZONE
 from tests.store.server import BUCKET, REGION, bucket_server, make_bucket, upload
 
 KEY = "gpu-autoscaler/queues.yaml"
