@@ -28,6 +28,8 @@ IMAGE = "gpu-autoscaler:test"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 PACKAGES = "python3,python3-venv,passwd,ca-certificates"
 SUITE = "bookworm"
+UNREAD = ("doc", "info", "locale", "man")
+"""Below /usr/share: as in the official image, they are left out."""
 LAY_OUT = """\
 #!/bin/sh
 # as in the official image: pip under /usr/local and free to install, no bytecode
@@ -51,7 +53,7 @@ def why_not() -> str:
 
 def base_archive(scratch: Path) -> Path:
     """The base's files as a tar archive; made once on a machine."""
-    recipe = hashlib.sha256(f"{SUITE} {PACKAGES} {LAY_OUT}".encode()).hexdigest()[:12]
+    recipe = hashlib.sha256(f"{SUITE} {PACKAGES} {UNREAD} {LAY_OUT}".encode()).hexdigest()[:12]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     kept = cache / "gpu-autoscaler-tests" / f"base-{recipe}.tar"
     if not kept.exists():
@@ -61,6 +63,7 @@ def base_archive(scratch: Path) -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         half_done = kept.with_suffix(f".{os.getpid()}.tar")
         words = ["--quiet", "--variant=essential", f"--include={PACKAGES}"]
+        words += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in UNREAD]
         _run("mmdebstrap", *words, f"--customize-hook={hook}", SUITE, str(half_done))
         half_done.replace(kept)
     return kept
@@ -81,9 +84,6 @@ class Containers:
         places = ["--root", str(self.layers), "--runroot", str(self.folder / "run")]
         return [*places, "--storage-driver", "overlay"]
 
-    def _buildah(self, *words: str) -> str:
-        return _run("buildah", *self._where(), *words)
-
     def podman_words(self, *words: str) -> list[str]:
         """A call of podman."""
         how = ["--runtime", "runc", "--cgroup-manager=cgroupfs", "--events-backend=file"]
@@ -95,15 +95,21 @@ class Containers:
 
     def build(self) -> None:
         """The base, and the image on top of it, as people build it."""
-        container = self._buildah("from", "scratch").strip()
-        self._buildah("add", "--quiet", container, str(base_archive(self.folder)), "/")
-        self._buildah("commit", "--quiet", "--rm", "--format", "docker", container, BASE)
+        self.podman("import", "--quiet", str(base_archive(self.folder)), BASE)
         # what this machine needs to reach the package index stays out of the image
         settings = self.folder / "pip.conf"
         settings.write_text(f"[global]\ncert = {BUNDLE}\ndisable-pip-version-check = true\n")
         given = [f"--volume={settings}:/etc/pip.conf:ro", f"--volume={BUNDLE}:{BUNDLE}:ro"]
         how = ["--isolation=chroot", "--network=host", "--pull-never", "--format", "docker"]
-        self._buildah("bud", "--quiet", *how, *given, "--tag", IMAGE, str(ROOT))
+        what = ["--quiet", "--tag", IMAGE, str(ROOT)]
+        _run("buildah", *self._where(), "bud", *how, *given, *what)
+
+    def remove(self) -> None:
+        """All of it; it is large."""
+        mounted = self.layers / "overlay"
+        if mounted.is_mount():
+            _run("umount", str(mounted))
+        shutil.rmtree(self.folder)
 
     def inspect(self) -> dict[str, Any]:
         """The image's description."""

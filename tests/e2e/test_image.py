@@ -1,17 +1,23 @@
 """The image is built and run, read-only and without a privilege, against the emulated services."""
 
 import json
+import os
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ServerState
 from gpu_autoscaler.emulator.clearml_records import User
 from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS
+from gpu_autoscaler.runtime.clock import SystemClock
+from gpu_autoscaler.store.lease import LeasedStore
+from gpu_autoscaler.store.s3 import S3Bucket
 from tests.e2e.image import ROOT, Containers, free_port, why_not
 from tests.e2e.support import Emulated, daemon_environment, emulated, in_real_time, until
 from tests.store.server import BUCKET, REGION, bucket_server, make_bucket, upload
@@ -23,7 +29,8 @@ pytestmark = [
 
 KEY = "gpu-autoscaler/queues.yaml"
 MOUNTED = "/etc/gpu-autoscaler/queues.yaml"
-STATE = "/var/lib/gpu-autoscaler"
+STATE = "/var/lib/gpu-autoscaler/state"
+UID = 10001
 SECRETS = {
     "CLEARML_ACCESS_KEY": "HIDDENCLEARMLACCESS",
     "CLEARML_SECRET_KEY": "hidden-clearml-secret",
@@ -41,7 +48,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     made = Containers(tmp_path_factory.mktemp("containers"))
     made.build()
     yield made
-    made.podman("system", "reset", "--force")
+    made.remove()
 
 
 def environment(home: Path, port: int, **changes: str) -> dict[str, str]:
@@ -65,7 +72,10 @@ async def test_it_becomes_healthy_works_and_ends_at_once_when_told(
         knows_the_secrets(world)
         task = world.task()
         config = world.config(tmp_path, change={"state_dir": "state"})
-        mounts = (f"--volume={config}:{MOUNTED}:ro", f"--volume=state:{STATE}")
+        state = config.with_name("state")
+        for each in (state, *state.iterdir()):
+            os.chown(each, UID, UID)
+        mounts = (f"--volume={config}:{MOUNTED}:ro", f"--volume={state}:{STATE}")
         env = environment(tmp_path, free_port())
         async with containers.daemon("mounted", env, *mounts) as daemon:
             await daemon.said("started")
@@ -87,7 +97,7 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
         make_bucket(storage)
         async with emulated() as world:
             knows_the_secrets(world)
-            store = {"bucket": BUCKET, "region": REGION, "endpoint": storage, "key": "memory.json"}
+            store = {"bucket": BUCKET, "key": "memory.json", "region": REGION, "endpoint": storage}
 
             def configured(most: Any) -> None:
                 change: dict[str, Any] = {"store": store}
@@ -95,6 +105,7 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
                 upload(storage, KEY, path.read_text())
 
             configured(1)
+            await ran_before_in(storage)
             tasks = [world.task(), world.task()]
             place = {"CONFIG": f"s3://{BUCKET}/{KEY}", "CONFIG_REGION": REGION}
             env = environment(tmp_path, free_port(), CONFIG_ENDPOINT=storage, **place)
@@ -114,6 +125,17 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
             assert found(containers.layers / "overlay", ["clearml-gpu-autoscaler"]), "it searches"
             for folder in ("overlay", "overlay-images", "overlay-layers"):
                 assert not found(containers.layers / folder, hidden)
+
+
+async def ran_before_in(storage: str) -> None:
+    """A daemon was here, did nothing, and left: else the first launch waits for a second look."""
+    keys = {"access_key": "any", "secret_key": "any"}
+    bucket = S3Bucket(BUCKET, "memory.json", region=REGION, endpoint=storage, **keys)
+    clock = SystemClock()
+    store = LeasedStore(bucket, clock, holder="another", lasts=timedelta(minutes=3))
+    await store.load()
+    await store.save(Memory(planned_at=clock.now()))
+    await store.release()
 
 
 def found(folder: Path, texts: list[str]) -> list[str]:
@@ -143,7 +165,7 @@ def test_nothing_is_left_to_build_with_and_nothing_to_compile(containers: Contai
     inside = json.loads(told)
     assert inside.pop("compiled") > 500
     assert inside == {
-        "user": [10001, 10001],
+        "user": [UID, UID],
         "modules": [],
         "commands": [],
         "uncompiled": [],
@@ -153,7 +175,7 @@ def test_nothing_is_left_to_build_with_and_nothing_to_compile(containers: Contai
 
 def test_the_description_says_what_it_is_and_how_it_runs(containers: Containers) -> None:
     described = containers.inspect()
-    assert described["User"] == "10001:10001"
+    assert described["User"] == f"{UID}:{UID}"
     assert (described["Entrypoint"], described["Cmd"]) == (["gpu-autoscaler"], ["run"])
     labels = {name.rpartition(".")[2]: text for name, text in described["Labels"].items()}
     assert labels["title"] == "clearml-gpu-autoscaler"
