@@ -255,6 +255,20 @@ def test_told_to_stop_while_it_looks_it_begins_nothing() -> None:
     ran(run)
 
 
+def test_told_to_stop_it_waits_for_no_configuration_that_does_not_come() -> None:
+    class Hanging(Told):
+        async def refresh(self) -> Reload | None:
+            await asyncio.Event().wait()
+            return None
+
+    async def run(daemon: Daemon) -> None:
+        daemon.loop._source = Hanging(config())
+        assert await daemon.run_for(seconds(5)) == []
+        assert daemon.clock.now() - NOW == seconds(5)
+
+    ran(run)
+
+
 def test_told_to_stop_in_a_pause_it_stops_without_another_cycle() -> None:
     async def run(daemon: Daemon) -> None:
         assert await daemon.run_for(seconds(10)) == [0]
