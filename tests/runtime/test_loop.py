@@ -258,7 +258,7 @@ def test_told_to_stop_while_it_looks_it_begins_nothing() -> None:
 def test_told_to_stop_it_waits_for_no_configuration_that_does_not_come() -> None:
     class Hanging(Told):
         async def refresh(self) -> Reload | None:
-            await asyncio.Event().wait()
+            await LoopClock().sleep(1000)
             return None
 
     async def run(daemon: Daemon) -> None:
