@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -52,9 +51,13 @@ out = Console()
 err = Console(stderr=True)
 
 ConfigOption = Annotated[
-    Path,
+    str,
     typer.Option(
-        "--config", "-c", envvar="GPU_AUTOSCALER_CONFIG", help="The configuration, a YAML file."
+        "--config",
+        "-c",
+        envvar="GPU_AUTOSCALER_CONFIG",
+        metavar="FILE|s3://BUCKET/KEY",
+        help="The configuration: a YAML file, or such an object in object storage.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
@@ -65,7 +68,7 @@ UrlOption = Annotated[
         help="The running daemon; GPU_AUTOSCALER_API_TOKEN is its token.",
     ),
 ]
-DEFAULT_CONFIG = Path("config/queues.yaml")
+DEFAULT_CONFIG = "config/queues.yaml"
 
 
 @app.command(epilog="Example: gpu-autoscaler run --config config/queues.yaml --dry-run")
@@ -298,7 +301,7 @@ def main() -> None:
     app()
 
 
-def _asker(url: str, config: Path) -> asking.Asker:
+def _asker(url: str, config: str) -> asking.Asker:
     """Asks the running daemon; where none is, what is configured says it by itself."""
     try:
         token = api_token(os.environ)
@@ -322,7 +325,7 @@ def _older_than(text: str, *, alone: bool) -> timedelta:
     return duration
 
 
-def _known_queue(setup: Setup, config: Path, queue: str) -> None:
+def _known_queue(setup: Setup, config: str, queue: str) -> None:
     if queue not in setup.config.queues:
         known = ", ".join(setup.config.queues)
         raise typer.BadParameter(f"{config} has no queue {queue!r}; it has {known}")
@@ -336,8 +339,8 @@ def _asking(console: Console, *, yes: bool) -> Callable[[str], bool]:
     return confirm
 
 
-def _setup(path: Path) -> Setup:
-    setup = _try_setup(path)
+def _setup(config: str) -> Setup:
+    setup = _try_setup(config)
     if isinstance(setup, Setup):
         return setup
     for problem in setup.problems:
@@ -345,9 +348,9 @@ def _setup(path: Path) -> Setup:
     raise typer.Exit(1)
 
 
-def _try_setup(path: Path) -> Setup | ConfigError:
+def _try_setup(config: str) -> Setup | ConfigError:
     try:
-        return load_setup(path, os.environ)
+        return load_setup(config, os.environ)
     except ConfigError as error:
         return error
 

@@ -53,7 +53,7 @@ def file_day(directory: Path, story: FileStory, most: int = 2) -> None:
 
     async def told(world: BadDay) -> None:
         await world.kill()
-        world.watched = ConfigWatcher(file.path, {})
+        world.watched = ConfigWatcher.of_file(file.path, {})
         world.start_daemon()
         await story(world, file)
 

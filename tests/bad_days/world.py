@@ -152,7 +152,7 @@ class EditedConfig(FixedConfig):
         super().__init__(value)
         self._seen = value
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         if self.value is self._seen:
             return None
         self._seen = self.value

@@ -35,7 +35,7 @@ class Unchanging:
     def current(self) -> Config:
         return self._config
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         return None
 
 

@@ -86,7 +86,7 @@ class Site:
         """Memory and lease in object storage; it is given."""
         bucket = InMemoryBucket(self.clock)
         self.file.write_text(self.file.read_text() + "store: {bucket: my-bucket}\n")
-        monkeypatch.setattr(storing, "_bucket", lambda *_: bucket)
+        monkeypatch.setattr(storing, "bucket_of", lambda *_: bucket)
         return bucket
 
     def append(self, text: str) -> None:

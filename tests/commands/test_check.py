@@ -513,7 +513,7 @@ def test_the_bucket_is_read_and_its_conditions_are_tried(
             asked.append(settings.key)
             return bucket
 
-        monkeypatch.setattr(storing, "_bucket", of)
+        monkeypatch.setattr(storing, "bucket_of", of)
 
     findings = checked(use_bucket)
     for what, error in zip(("memory", "conditional writes"), errors, strict=True):

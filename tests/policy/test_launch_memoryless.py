@@ -95,6 +95,18 @@ def test_a_dark_zone_is_waited_for_and_not_for_ever(memory: str, of_fleet: dict[
     assert verbs(story.wait(minutes(3))) == ["create"]
 
 
+def test_while_no_zone_answers_none_is_waited_for_in_particular() -> None:
+    """Scaleway did not answer at all for two hours, and then one zone did, a moment before the one
+    in which the queue's only machine stood."""
+    places = [{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}]
+    story = Story(config({"placements": places}), dark_zones={ZONE, OTHER_ZONE}, lost_memory=True)
+    story.enqueue("t1")
+    assert not story.wait(timedelta(hours=2)).effects
+    story.dark_zones = {OTHER_ZONE}
+    assert not story.wait(minutes(59)).effects
+    assert verbs(story.wait(minutes(3))) == ["create"]
+
+
 def test_a_stale_lease_delays_nothing_beyond_a_second_look() -> None:
     story = Story()
     story.memory = replace(story.memory, unconfirmed_need={})

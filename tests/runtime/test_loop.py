@@ -37,7 +37,7 @@ class Told(FixedConfig):
         super().__init__(value)
         self.news: list[Reload | None] = []
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         return self.news.pop(0) if self.news else None
 
 
@@ -255,6 +255,20 @@ def test_told_to_stop_while_it_looks_it_begins_nothing() -> None:
     ran(run)
 
 
+def test_told_to_stop_it_waits_for_no_configuration_that_does_not_come() -> None:
+    class Hanging(Told):
+        async def refresh(self) -> Reload | None:
+            await LoopClock().sleep(1000)
+            return None
+
+    async def run(daemon: Daemon) -> None:
+        daemon.loop._source = Hanging(config())
+        assert await daemon.run_for(seconds(5)) == []
+        assert daemon.clock.now() - NOW == seconds(5)
+
+    ran(run)
+
+
 def test_told_to_stop_in_a_pause_it_stops_without_another_cycle() -> None:
     async def run(daemon: Daemon) -> None:
         assert await daemon.run_for(seconds(10)) == [0]
@@ -374,7 +388,7 @@ def test_a_broken_file_is_said_once_however_long_it_stays_broken(tmp_path: Path)
     async def run(daemon: Daemon) -> None:
         file = tmp_path / "queues.yaml"
         file.write_text(YAML.format(queue=QUEUE, most=2))
-        watcher = ConfigWatcher(file, {})
+        watcher = ConfigWatcher.of_file(file, {})
         daemon.loop._source = watcher
         await daemon.loop.prepare()
         with capture_logs() as lines:

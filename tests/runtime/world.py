@@ -36,7 +36,7 @@ class FixedConfig:
     def current(self) -> Config:
         return self.value
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         if self.value is self._told:
             return None
         self._told = self.value

@@ -30,3 +30,12 @@ def make_bucket(server: str) -> None:
     where = f"<LocationConstraint>{REGION}</LocationConstraint>"
     body = f"<CreateBucketConfiguration>{where}</CreateBucketConfiguration>"
     httpx.put(f"{server}/{BUCKET}", content=body).raise_for_status()
+
+
+def upload(server: str, key: str, content: str | None) -> None:
+    """Put an object into the bucket, or take it away."""
+    anybody = {"Authorization": f"AWS4-HMAC-SHA256 Credential=x/20260101/{REGION}/s3/aws4_request"}
+    method = "DELETE" if content is None else "PUT"
+    httpx.request(
+        method, f"{server}/{BUCKET}/{key}", content=content, headers=anybody
+    ).raise_for_status()

@@ -56,7 +56,7 @@ class _Fixed:
     def current(self) -> Config:
         return self._config
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         return None
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import structlog
 
+from gpu_autoscaler.commands.reading import bucket_of
 from gpu_autoscaler.commands.wiring import Setup
 from gpu_autoscaler.config.models import StoreConfig
-from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.clock import RandomIds
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.bucket import Bucket, Conflict
+from gpu_autoscaler.store.bucket import Conflict
 from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
 
@@ -32,7 +32,7 @@ async def open_store(setup: Setup, clock: Clock) -> AsyncIterator[DirectoryStore
             yield store
         return
     holder = f"{socket.gethostname()}-{RandomIds().hex(6)}"
-    bucket = _bucket(settings, setup.secrets)
+    bucket = bucket_of(settings, setup.secrets)
     leased = LeasedStore(bucket, clock, holder=holder, lasts=settings.lease)
     try:
         yield leased
@@ -48,14 +48,14 @@ def read_only_store(setup: Setup) -> Store:
     """The same memory for looks alone."""
     if setup.config.store is None:
         return ReadOnlyStore(Path(setup.config.state_dir))
-    return ReadOnlyLeasedStore(_bucket(setup.config.store, setup.secrets))
+    return ReadOnlyLeasedStore(bucket_of(setup.config.store, setup.secrets))
 
 
 async def conditions_hold(setup: Setup, settings: StoreConfig) -> bool:
     """Whether the storage service refuses a write that names a wrong version, on which the lease
     rests; tried with an object beside the real one. Raises OSError."""
     beside = settings.model_copy(update={"key": f"{settings.key}.probe"})
-    bucket = _bucket(beside, setup.secrets)
+    bucket = bucket_of(beside, setup.secrets)
     found = await bucket.get()
     newest = await bucket.put(b"a", found.version if found else None)
     await bucket.put(b"b", newest)
@@ -66,17 +66,3 @@ async def conditions_hold(setup: Setup, settings: StoreConfig) -> bool:
             continue
         return False
     return True
-
-
-def _bucket(settings: StoreConfig, secrets: Secrets) -> Bucket:
-    # loads five megabytes, which a daemon with a directory does without
-    from gpu_autoscaler.store.s3 import S3Bucket  # noqa: PLC0415
-
-    return S3Bucket(
-        settings.bucket,
-        settings.key or "",
-        region=settings.region,
-        endpoint=settings.endpoint or "",
-        access_key=secrets.scaleway_access_key,
-        secret_key=secrets.scaleway_secret_key,
-    )

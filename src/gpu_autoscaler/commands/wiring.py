@@ -9,7 +9,7 @@ import httpx
 
 from gpu_autoscaler.bootstrap.render import Bootstrap
 from gpu_autoscaler.clearml.api import ClearmlApi, Credentials
-from gpu_autoscaler.config.load import load_config
+from gpu_autoscaler.commands.reading import watcher_at
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.problems import ConfigError, Problem
 from gpu_autoscaler.config.secrets import Secrets, load_secrets
@@ -46,26 +46,27 @@ class Services:
     scaleway: ScalewayApi
 
 
-def load_setup(path: Path, env: Mapping[str, str]) -> Setup:
-    """Read configuration and secrets. Raises ConfigError with everything that is wrong in both."""
+def load_setup(place: str | Path, env: Mapping[str, str]) -> Setup:
+    """Read configuration (see `watcher_at`) and secrets. Raises ConfigError with everything that
+    is wrong in both."""
     problems: list[Problem] = []
-    config = secrets = None
-    try:
-        config = load_config(path, env)
-    except ConfigError as error:
-        problems += error.problems
+    watcher = secrets = None
     try:
         secrets = load_secrets(env)
     except ConfigError as error:
         problems += error.problems
-    if config is not None and secrets is not None:
+    try:
+        watcher = watcher_at(str(place), env, secrets)
+    except ConfigError as error:
+        problems += error.problems
+    if watcher is not None and secrets is not None:
         try:
-            Bootstrap(config, secrets)
+            Bootstrap(watcher.current(), secrets)
         except ValueError as error:
-            problems.append(Problem(str(path), None, "queues", str(error)))
-    if problems or secrets is None:
+            problems.append(Problem(str(place), None, "queues", str(error)))
+    if problems or watcher is None or secrets is None:
         raise ConfigError(problems)
-    return Setup(ConfigWatcher(path, env), secrets)
+    return Setup(watcher, secrets)
 
 
 @asynccontextmanager

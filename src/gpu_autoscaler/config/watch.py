@@ -2,12 +2,14 @@
 
 The content itself is compared on every look (a few kilobytes every half minute), not the time,
 size or inode: so a replaced file, an edit within the same second and the symlink swap of a
-mounted volume are all seen, and a mere `touch` is not.
+mounted volume are all seen, and a mere `touch` is not. Content from elsewhere than a file is
+read by a function that is handed in, and treated alike.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from gpu_autoscaler.config.document import read_bytes
 from gpu_autoscaler.config.load import parse_config
@@ -23,39 +25,53 @@ class Reload:
     config: Config
     """The one in force: the new one, or the last good one when there is an error."""
     error: ConfigError | None = None
-    """Why what the file holds now is not used."""
+    """Why what is written now is not used."""
     mended: bool = False
-    """The file can be used again after an error that was told."""
+    """It can be used again after an error that was told."""
+
+
+Read = Callable[[], Awaitable[bytes]]
+"""What is written now. Raises ConfigError when that cannot be read."""
 
 
 class ConfigWatcher:
     """The configuration in force. Raises ConfigError at once when there is no first good one."""
 
-    def __init__(self, path: Path, env: Mapping[str, str]) -> None:
-        self._path = path
-        self._env = env
-        content = read_bytes(path)
-        self._config = parse_config(content, str(path), env)
+    def __init__(self, place: str, content: bytes, read: Read, env: Mapping[str, str]) -> None:
+        """`content` is what `read` would give now; `place` its name in messages."""
+        self._place, self._read, self._env = place, read, env
+        self._config = parse_config(content, place, env)
         self._seen: bytes | None = content
+        """None after it could not be read."""
         self._error: ConfigError | None = None
+
+    @classmethod
+    def of_file(cls, path: Path, env: Mapping[str, str]) -> Self:
+        """Of a file. Raises ConfigError."""
+
+        async def read() -> bytes:
+            return read_bytes(path)
+
+        return cls(str(path), read_bytes(path), read, env)
 
     def current(self) -> Config:
         """The last good configuration."""
         return self._config
 
-    def refresh(self) -> Reload | None:
-        """Look at the file; None when there is nothing to tell. Called once per cycle."""
+    async def refresh(self) -> Reload | None:
+        """Look again; None when there is nothing to tell. Called once per cycle."""
         try:
-            content = read_bytes(self._path)
+            content = await self._read()
         except ConfigError as error:
-            self._seen = None
-            return self._failed(error)
+            unreadable, self._seen = self._seen is None, None
+            # a service that is down says so in many words, which are all the same news
+            return None if unreadable else self._failed(error)
         if content == self._seen:
             return None
         self._seen = content
         try:
-            config = parse_config(content, str(self._path), self._env)
-            _refuse_restart_only(self._config, config, str(self._path))
+            config = parse_config(content, self._place, self._env)
+            _refuse_restart_only(self._config, config, self._place)
         except ConfigError as error:
             return self._failed(error)
         return self._succeeded(config)

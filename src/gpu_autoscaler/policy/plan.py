@@ -54,6 +54,9 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     elif memory.unconfirmed_need == {}:
         # its last holder has ended long enough ago for every listing to show what it did
         memory = replace(memory, begun_at=now - LISTING_LAG)
+    elif memory.unconfirmed_need and not any(zone.complete for zone in world.zones.values()):
+        # while no zone answers, none is waited for in particular
+        memory = replace(memory, begun_at=now)
     learned = learn(world, memory, now)
     memory = replace(learned.memory, pauses=pauses(world, learned.memory, config, now))
     facts = Join(world, memory, config, now).facts()

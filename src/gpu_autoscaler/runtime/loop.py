@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -26,6 +26,8 @@ from gpu_autoscaler.runtime.ports import Bootstrap, Store
 from gpu_autoscaler.runtime.record import Recorder
 from gpu_autoscaler.runtime.renew import renewing
 
+T = TypeVar("T")
+
 log = structlog.get_logger("gpu_autoscaler")
 
 CONFIRM_AFTER = LISTING_LAG + timedelta(seconds=1)
@@ -45,7 +47,7 @@ class ConfigSource(Protocol):
     def current(self) -> Config:
         """The last one that was good."""
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         """Look again; None when there is nothing to tell."""
 
 
@@ -207,7 +209,7 @@ class Loop:
         Raises asyncio.CancelledError when it is told to stop while it observes.
         """
         began = self._clock.monotonic()
-        self._refresh()
+        await self._refresh()
         config, bootstrap = self._in_force()
         self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
         if not self._leads:
@@ -272,7 +274,7 @@ class Loop:
                 waiting.set_result(answer)
         self._asked = self._asked[len(asked) :]
 
-    async def _unless_stopping(self, observing: Coroutine[Any, Any, World]) -> World:
+    async def _unless_stopping(self, observing: Coroutine[Any, Any, T]) -> T:
         """Nobody waits for services that hang when the process is told to end."""
         looking = asyncio.ensure_future(observing)
         await _first_of(looking, asyncio.ensure_future(self._stopping.wait()))
@@ -288,9 +290,9 @@ class Loop:
             await _first_of(sleeping, asyncio.ensure_future(self._wake.wait()))
         self._wake.clear()
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         """Take a changed configuration, if instances can be made from it."""
-        news = self._source.refresh()
+        news = await self._unless_stopping(self._source.refresh())
         if news is None:
             return
         error: Exception | None = news.error

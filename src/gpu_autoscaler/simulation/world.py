@@ -60,7 +60,7 @@ class EditedConfig:
     def current(self) -> Config:
         return self._world.config
 
-    def refresh(self) -> Reload | None:
+    async def refresh(self) -> Reload | None:
         if self._world.config is self._told:
             return None
         self._told = self._world.config

@@ -87,11 +87,15 @@ class S3Bucket:
         self._key = key
         self.place = f"s3://{bucket}/{key}"
 
-    async def get(self) -> Blob | None:
-        """See `Bucket`."""
+    async def get(self, at_most: int | None = None) -> Blob | None:
+        """See `Bucket`. What has more than `at_most` bytes is not downloaded but refused."""
         try:
             found = await obstore.get_async(self._store, self._key)
+            if at_most is not None and found.meta["size"] > at_most:
+                raise StoreError(f"{self.place}: is larger than {at_most} bytes")
             content = bytes(await found.bytes_async())
+        except StoreError:
+            raise
         except (BaseError, OSError) as error:
             if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
                 return None
@@ -145,7 +149,7 @@ class S3Bucket:
         found += [code[1]] if code else []
         hint = ""
         if code and code[1] == "NoSuchBucket":
-            hint = "; make the bucket first, or name another in store.bucket"
+            hint = "; make the bucket first, or name another"
         elif status and status[1] in ("401", "403"):
             hint = "; the Scaleway key needs to read and write objects of this bucket"
         return StoreError(f"{self.place}: cannot be {done} ({', '.join(found)}){hint}")
