@@ -406,15 +406,33 @@ def test_the_unit_shares_the_hosts_tmp(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
-def test_systemd_finds_no_fault_in_the_unit(machine: Machine) -> None:
+def test_systemd_finds_no_fault_in_the_units(machine: Machine) -> None:
     queue = "100% $HOME; \\x41 \"é'"
     machine.run(Bootstrap(config(name=queue), secrets()).user_data(queue, "gpu-1"))
+    paths = [str(machine.root / unit) for unit in (UNIT, PREFLIGHT_UNIT)]
     found = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(machine.root / UNIT)],
+        ["systemd-analyze", "verify", "--man=no", *paths],
         capture_output=True,
         text=True,
         check=False,
     )
-    ours = [line for line in found.stderr.splitlines() if "clearml-agent" in line]
-    not_here = r"Command \S*/clearml-agent is not executable"
+    names = ("clearml-agent", "gpu-autoscaler")
+    ours = [line for line in found.stderr.splitlines() if any(name in line for name in names)]
+    not_here = r"Command /(root|usr/local/sbin)/\S+ is not executable"
     assert [line for line in ours if not re.search(not_here, line)] == []
+
+
+def test_shellcheck_finds_no_fault_in_what_is_written(machine: Machine) -> None:
+    settings = {"scratch": "1TB", "agent": {"registry": "r.io", "docker_image": "a/b:1"}}
+    script = Bootstrap(config(**settings), secrets()).user_data("gpu", "gpu-1")  # type: ignore[arg-type]
+    machine.run(script)
+    for written in (script.decode(), machine.read(PREFLIGHT), machine.read(REPORT)):
+        assert _shellcheck(written.encode()) == ""
+
+
+def test_a_report_is_one_line_of_ascii(machine: Machine) -> None:
+    machine.run(Bootstrap(config(), secrets()).user_data("gpu", "gpu-1"))
+    report = machine.root / REPORT
+    machine.run(f"#!/bin/bash\n{report} 'failed: é\n{'x' * 300}'\n".encode())
+    (said,) = machine.milestones
+    assert said == f"failed: ???{'x' * 189}"
