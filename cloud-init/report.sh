@@ -16,7 +16,9 @@ for ((try = 1; try <= tries; try++)); do
         --output /dev/null http://169.254.42.42/user_data/gpu-autoscaler-boot; then
         exit 0
     fi
-    sleep 2
+    if ((try < tries)); then
+        sleep 2
+    fi
 done
 printf 'could not report "%s"\n' "$text" >&2
 exit 0

@@ -41,7 +41,8 @@ CLONE_NEWNET = 0x40000000
 FILES = {
     "etc/cloud/cloud.cfg.d/99-here.cfg": (
         "datasource_list: [Scaleway]\nnetwork: {config: disabled}\n"
-        "apt: {preserve_sources_list: true}\n"
+        "apt: {preserve_sources_list: true}\nssh_genkeytypes: [ed25519]\n"
+        "cloud_config_modules: []\ncloud_final_modules: [scripts-user, final-message]\n"
     ),
     "etc/systemd/network/eth0.network": (
         "[Match]\nName=eth0\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n"

@@ -250,7 +250,7 @@ async def watched_process_lists() -> AsyncIterator[set[str]]:
         clock = SystemClock()
         while True:
             seen.update(await asyncio.to_thread(command_lines))
-            await clock.sleep(LOOK_EVERY_SECONDS)
+            await clock.sleep(5 * LOOK_EVERY_SECONDS)  # each look takes its time from the machines
 
     watching = asyncio.create_task(watch())
     try:
