@@ -114,7 +114,8 @@ mount_scratch() {
     if mountpoint --quiet "$SCRATCH"; then
         return
     fi
-    disk="$(blkid --label "$LABEL" || true)" # a reboot keeps it
+    # a reboot keeps it
+    disk="$(blkid --label "$LABEL" || true)"
     if [[ -z "$disk" ]]; then
         disk="$(raw_disk)"
         [[ -n "$disk" ]] || fail "no scratch disk"
