@@ -9,10 +9,17 @@ set -euo pipefail
 
 readonly ROOT="${BOOTSTRAP_ROOT:-}"
 readonly VENV="${ROOT}/root/clearml_agent_venv"
-readonly UNIT=clearml-agent.service
+readonly UV="${ROOT}/root/clearml_agent_uv"
+readonly AGENT=clearml-agent.service
+readonly PREFLIGHT=gpu-autoscaler-preflight.service
+readonly REPORT="${ROOT}/usr/local/sbin/gpu-autoscaler-report"
 readonly AGENT_VERSION={{ agent_version }}
 readonly USE_DOCKER={{ use_docker }}
 readonly PACKAGES=({{ packages }})
+readonly UV_VERSION=0.13.8
+readonly REGISTRY={{ registry }}
+readonly DOCKER_IMAGE={{ docker_image }}
+readonly WITH_SSH_KEY={{ with_ssh_key }}
 
 export HOME="${ROOT}/root"
 export DEBIAN_FRONTEND=noninteractive
@@ -21,11 +28,20 @@ export NEEDRESTART_SUSPEND=1 # or apt would restart Docker, or ask which service
 STEP="start"
 CHANGED=no
 
+report() {
+    if [[ -x "$REPORT" ]]; then
+        "$REPORT" "$@" || true
+    fi
+}
+
 # An EXIT trap, not ERR: it also sees unset variables, and speaks once for nested functions.
 report_failure() {
     local code=$?
     if ((code != 0)); then
         printf 'bootstrap failed in step "%s" (exit code %d)\n' "$STEP" "$code" >&2
+        if [[ "$STEP" != preflight ]]; then # which says better what it found
+            report "failed: $STEP (exit code $code)"
+        fi
     fi
 }
 trap report_failure EXIT
@@ -34,6 +50,7 @@ trap report_failure EXIT
 step() {
     STEP="$1"
     printf 'bootstrap: %s\n' "$STEP"
+    report "installing: $STEP"
     "$STEP"
 }
 
@@ -84,10 +101,48 @@ install_packages() {
     fi
 }
 
+log_in_to_registry() {
+    if [[ -n "$REGISTRY" ]]; then
+        retry docker_login
+    fi
+}
+
+docker_login() {
+    docker login --username {{ registry_user }} --password-stdin "$REGISTRY" <<'{{ end_of_file }}'
+{{ registry_password }}
+{{ end_of_file }}
+}
+
+# In the background, while the agent installs. One that fails is tried again by the first task.
+pull_image() {
+    if [[ "$USE_DOCKER" == yes && -n "$DOCKER_IMAGE" ]]; then
+        systemd-run --quiet --collect --unit=gpu-autoscaler-pull --setenv=HOME=/root \
+            docker pull --quiet "$DOCKER_IMAGE" || true
+    fi
+}
+
+# uv needs a fifth of pip's time, most of which goes into putting pip itself in the environment.
+# It is fetched by the pip that python3-venv keeps as a wheel; where that fails, pip does it all.
 install_agent() {
+    if fetch_uv && install_with_uv; then
+        return 0
+    fi
+    printf 'bootstrap: no uv, installing with pip\n' >&2
     python3 -m venv "$VENV"
     retry "${VENV}/bin/python" -m pip install --quiet --disable-pip-version-check \
         "clearml-agent==${AGENT_VERSION}"
+}
+
+fetch_uv() {
+    local pip=(/usr/share/python-wheels/pip-*.whl)
+    [[ -x "${UV}/bin/uv" ]] || timeout 120 python3 "${pip[0]}/pip" install --quiet \
+        --disable-pip-version-check --target "$UV" "uv==${UV_VERSION}"
+}
+
+install_with_uv() {
+    "${UV}/bin/uv" venv --quiet --seed --allow-existing --python "$(command -v python3)" "$VENV" &&
+        "${UV}/bin/uv" pip install --quiet --python "${VENV}/bin/python" \
+            "clearml-agent==${AGENT_VERSION}"
 }
 
 write_configuration() {
@@ -97,37 +152,37 @@ write_configuration() {
     write_file 0600 /etc/clearml/environment <<'{{ end_of_file }}'
 {{ environment }}
 {{ end_of_file }}
+    if [[ "$WITH_SSH_KEY" == yes ]]; then
+        write_ssh_key
+    fi
 }
 
-# After and PartOf docker, so that at shutdown, or when Docker restarts, the agent stops first:
-# the other way round ClearML is told that a killed task completed. No PrivateTmp: task
-# containers mount their configuration from the host's /tmp. A lock left there by a power cut
-# would keep the agent from starting, and an agent without a working Docker or GPU would take one
-# task after the other and fail it.
-write_unit() {
-    write_file 0644 "/etc/systemd/system/${UNIT}" <<'{{ end_of_file }}'
-[Unit]
-Description=ClearML agent
-Wants=network-online.target docker.service
-After=network-online.target docker.service
-PartOf=docker.service
+write_ssh_key() {
+    write_file 0600 /root/.ssh/gpu-autoscaler <<'{{ end_of_file }}'
+{{ ssh_key }}
+{{ end_of_file }}
+    write_file 0600 /root/.ssh/config <<'{{ end_of_file }}'
+Host *
+    IdentityFile ~/.ssh/gpu-autoscaler
+    StrictHostKeyChecking accept-new
+{{ end_of_file }}
+}
 
-[Service]
-Type=simple
-Environment=HOME=/root
-EnvironmentFile=/etc/clearml/environment
-ExecStartPre=/bin/sh -c 'rm -f /tmp/.clearmlagent_*'
-ExecStartPre=/bin/sh -c 'if command -v nvidia-smi >/dev/null; then nvidia-smi -L; fi'
-ExecStartPre=/bin/sh -c 'if command -v docker >/dev/null; then docker info >/dev/null; fi'
-ExecStart={{ agent_command }}
-Restart=always
-RestartSec=15
-SuccessExitStatus=254
-KillMode=mixed
-TimeoutStopSec=60
+write_report() {
+    write_file 0755 /usr/local/sbin/gpu-autoscaler-report <<'{{ end_of_file }}'
+{{ include report.sh }}
+{{ end_of_file }}
+}
 
-[Install]
-WantedBy=multi-user.target
+write_units() {
+    write_file 0755 /usr/local/sbin/gpu-autoscaler-preflight <<'{{ end_of_file }}'
+{{ include preflight.sh }}
+{{ end_of_file }}
+    write_file 0644 "/etc/systemd/system/${PREFLIGHT}" <<'{{ end_of_file }}'
+{{ include gpu-autoscaler-preflight.service }}
+{{ end_of_file }}
+    write_file 0644 "/etc/systemd/system/${AGENT}" <<'{{ end_of_file }}'
+{{ include clearml-agent.service }}
 {{ end_of_file }}
 }
 
@@ -138,18 +193,32 @@ run_extra_script() {
     bash -e "${ROOT}/root/clearml_extra_script.sh"
 }
 
-start_agent() {
+# Enabled before the preflight: a machine that fails it and is mended needs but a reboot.
+load_units() {
     systemctl daemon-reload
     if [[ "$CHANGED" == yes ]]; then
-        systemctl try-restart "$UNIT"
+        systemctl stop "$AGENT" "$PREFLIGHT"
     fi
-    systemctl enable --now "$UNIT"
+    systemctl enable "$AGENT"
 }
 
+preflight() {
+    systemctl start "$PREFLIGHT"
+}
+
+start_agent() {
+    systemctl start "$AGENT"
+}
+
+step write_report
 step install_packages
+step log_in_to_registry
+step pull_image
 step install_agent
 step write_configuration
-step write_unit
+step write_units
 step run_extra_script
+step load_units
+step preflight
 step start_agent
 printf 'bootstrap: done\n'

@@ -1,6 +1,7 @@
 """A bare machine made of a temporary directory and stubs, on which the bootstrap can run."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -9,14 +10,22 @@ from pathlib import Path
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
 
-REAL_TOOLS = ["bash", "cat", "chmod", "cmp", "dirname", "grep", "ln", "mkdir", "mktemp", "mv"]
-STUBBED_TOOLS = ["apt-get", "dpkg-query", "python3", "sleep", "systemctl"]
+REAL_TOOLS = [
+    *("bash", "cat", "chmod", "cmp", "dirname", "grep", "ln", "mkdir", "mktemp", "mv"),
+    *("timeout", "tr"),
+]
+STUBBED_TOOLS = ["apt-get", "curl", "dpkg-query", "python3", "sleep", "systemctl", "systemd-run"]
 
 STUB = """#!/bin/bash
 call="${0##*/} $*"
 printf '%s\\n' "$call" >>"$STUB_LOG"
+if [[ "$call" == "docker login"* ]]; then cat >"$STUB_LOG.stdin"; fi
 if [[ -n "$STUB_FAIL" && "$call" == *"$STUB_FAIL"* ]]; then exit 42; fi
 case "$call" in
+"python3 "*"/pip install "*" --target "*)
+    mkdir -p "$6/bin"
+    ln -sf "${0%/*}/stub" "$6/bin/uv"
+    ;;
 "python3 -m venv "*)
     mkdir -p "$3/bin"
     ln -sf "${0%/*}/stub" "$3/bin/python"
@@ -27,11 +36,13 @@ dpkg-query*)
 esac
 """
 
+NEEDED = "curl git iptables openssh-client python3-venv"
+
 
 class Machine:
     """One directory tree; what the stubs were asked is in `calls`."""
 
-    def __init__(self, folder: Path, installed: str = "git python3-venv docker") -> None:
+    def __init__(self, folder: Path, installed: str = f"{NEEDED} docker") -> None:
         self.root = folder / "root"
         self._log = folder / "calls"
         self._tools = folder / "bin"
@@ -68,8 +79,21 @@ class Machine:
 
     @property
     def calls(self) -> list[str]:
-        """The command lines that the stubs of the last run saw."""
-        return self._log.read_text().splitlines()
+        """The command lines that the stubs of the last run saw, but for the back channel."""
+        calls = self._log.read_text().splitlines()
+        return [call for call in calls if not call.startswith("curl")]
+
+    @property
+    def milestones(self) -> list[str]:
+        """What was said on the back channel."""
+        calls = self._log.read_text().splitlines()
+        found = (re.search("--data-binary (.*) --output /dev/null http://169[.]", c) for c in calls)
+        return [match[1] for match in found if match]
+
+    @property
+    def told_docker(self) -> str:
+        """What `docker login` was given on its standard input."""
+        return self._log.with_suffix(".stdin").read_text()
 
     def read(self, path: str) -> str:
         """Content of a file the bootstrap wrote, line ends untouched."""

@@ -57,6 +57,17 @@ def test_what_is_not_given_is_none_or_the_daemons_own() -> None:
     assert secrets.agent_s3_access_key is secrets.agent_s3_secret_key is None
 
 
+def test_a_private_key_keeps_its_lines(tmp_path: Path) -> None:
+    key = "-----BEGIN KEY-----\nabc\n-----END KEY-----"
+    (tmp_path / "key").write_text(f"{key}\r\n".replace("\n", "\r\n"))
+    file = {"GPU_AUTOSCALER_AGENT_SSH_KEY_FILE": str(tmp_path / "key")}
+    variable = {"GPU_AUTOSCALER_AGENT_SSH_KEY": f"{key}\n"}
+    for given in (file, variable):
+        assert load_secrets(GIVEN | given).agent_ssh_key == key
+    odd = {"GPU_AUTOSCALER_AGENT_SSH_KEY": "a\x00b"}
+    assert "GPU_AUTOSCALER_AGENT_SSH_KEY: holds a" in problems(GIVEN | odd)[0]
+
+
 def test_every_secret_has_its_variable() -> None:
     names = Secrets.__slots__
     env = {PREFIX + name.upper(): f"value-of-{name}" for name in names}

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ from typing import Any, ParamSpec
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from starlette.types import ASGIApp
 
 from gpu_autoscaler.commands.emulate import EMULATED_KEY, LOOPBACK, scaled
 from gpu_autoscaler.commands.serving import bind, served
@@ -165,11 +167,20 @@ def ran_before(state: Path) -> None:
         file.write_bytes(TypeAdapter(Memory).dump_json(Memory(planned_at=SystemClock().now())))
 
 
+def on_loopback() -> socket.socket:
+    """A listening socket that nobody else's test can meet."""
+    return bind(LOOPBACK, 0)
+
+
 @asynccontextmanager
 async def emulated(
-    clock: Clock | None = None, machines: Machines | None = None, *, speed: float = 30.0
+    clock: Clock | None = None,
+    machines: Machines | None = None,
+    *,
+    speed: float = 30.0,
+    listen: Callable[[], socket.socket] = on_loopback,
 ) -> AsyncIterator[Emulated]:
-    """Serve both on loopback. Without a clock time is real, but machines are `speed` as fast."""
+    """Serve both. Without a clock time is real, but machines are `speed` as fast."""
     timeline = Timeline(clock or SystemClock())
     clearml = ClearmlModel(timeline, RandomIds())
     habit = Habit() if clock else Habit(boot_seconds=0.5)
@@ -182,14 +193,19 @@ async def emulated(
     world = Emulated(timeline, clearml, scaleway)
     async with AsyncExitStack() as stack:
         app = clearml_app(clearml, world.clearml_faults, world.clearml_calls)
-        port = await stack.enter_async_context(served(app, bind(LOOPBACK, 0)))
-        world.clearml_url = f"http://{LOOPBACK}:{port}"
+        world.clearml_url = await stack.enter_async_context(_at(app, listen()))
         app_ = scaleway_app(scaleway, world.scaleway_faults, world.scaleway_calls, world.keys)
-        port = await stack.enter_async_context(served(app_, bind(LOOPBACK, 0)))
-        world.scaleway_url = f"http://{LOOPBACK}:{port}"
+        world.scaleway_url = await stack.enter_async_context(_at(app_, listen()))
         ticking = asyncio.create_task(_tick(timeline))
         stack.callback(ticking.cancel)
         yield world
+
+
+@asynccontextmanager
+async def _at(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
+    host, port = listener.getsockname()
+    async with served(app, listener):
+        yield f"http://{host}:{port}"
 
 
 async def _tick(timeline: Timeline) -> None:

@@ -14,12 +14,12 @@ from pyhocon import ConfigFactory
 from gpu_autoscaler.bootstrap.quoting import end_marker, refuse_unwritable
 from gpu_autoscaler.bootstrap.worker_files import agent_command, clearml_conf, environment
 from gpu_autoscaler.config.models import AgentConfig, Config
-from gpu_autoscaler.config.secrets import Secrets
+from gpu_autoscaler.config.secrets import Secrets, variable
 
 TEMPLATE_NAME = "bootstrap.sh"
 
-BASE_PACKAGES = ("git", "python3-venv")
-"""What the agent needs on the machine itself, besides Docker."""
+BASE_PACKAGES = ("curl", "git", "iptables", "python3-venv")
+"""What the scripts and the agent need on the machine itself, besides Docker."""
 
 SPEC_DIGITS = 12
 """Hexadecimal digits of a spec: short enough for a tag, long enough never to collide."""
@@ -30,6 +30,9 @@ MIME_SNIFF_BYTES = 4096
 MASK = "********"
 
 _PLACEHOLDER = re.compile(r"\{\{ (\w+) \}\}")
+_INCLUDE = re.compile(r"\{\{ include ([\w.-]+) \}\}")
+_COMMENT = re.compile(r"^ *#(?!!).*\n", re.MULTILINE)
+"""A line that is nothing else. Comments stay with us: how long user data may be is not known."""
 _HERE = Path(__file__).resolve().parent
 _TEMPLATE_FOLDERS = (_HERE / "templates", _HERE.parents[2] / "cloud-init")
 """In an installed wheel, and in a source checkout."""
@@ -45,7 +48,7 @@ class Bootstrap:
     def __init__(self, config: Config, secrets: Secrets) -> None:
         self._config = config
         self._secrets = secrets
-        self._template = _load_template()
+        self._template = _load(TEMPLATE_NAME)
         for queue, settings in config.queues.items():
             _refuse_unusable(queue, settings.agent, secrets)
         self._specs = {queue: self._compute_spec(queue) for queue in config.queues}
@@ -87,29 +90,40 @@ class Bootstrap:
         return hmac.new(key, message, hashlib.sha256).hexdigest()[:SPEC_DIGITS]
 
     def _script(self, queue: str, instance_name: str, agent: AgentConfig, secrets: Secrets) -> str:
+        settings = self._config.queues[queue]
+        scratch = settings.scratch_path if settings.scratch else ""
+        registry = agent.registry if agent.docker else None
         contents = {
-            "clearml_conf": clearml_conf(agent, secrets),
+            "clearml_conf": clearml_conf(agent, scratch, secrets),
             "environment": environment(instance_name, agent, self._config.clearml, secrets),
             "agent_command": agent_command(queue, agent),
             "extra_script": agent.extra_script.rstrip("\n"),
+            "registry_password": secrets.agent_registry_password or "" if registry else "",
+            "ssh_key": (secrets.agent_ssh_key or "").rstrip("\n"),
         }
+        ssh = ("openssh-client",) if secrets.agent_ssh_key else ()
         values = {
             **contents,
             "end_of_file": end_marker(contents.values()),
             "agent_version": shlex.quote(agent.version),
             "use_docker": "yes" if agent.docker else "no",
-            "packages": shlex.join((*BASE_PACKAGES, *agent.packages)),
+            "docker_image": shlex.quote(agent.docker_image or ""),
+            "packages": shlex.join((*BASE_PACKAGES, *ssh, *agent.packages)),
+            "registry": shlex.quote(registry or ""),
+            "registry_user": shlex.quote(secrets.agent_registry_user or "" if registry else ""),
+            "scratch": shlex.quote(scratch),
+            "with_ssh_key": "yes" if secrets.agent_ssh_key else "no",
         }
         return _fill(self._template, values)
 
 
-def _load_template() -> str:
+def _load(name: str) -> str:
+    """A template with the files that it includes, and without its comments."""
     for folder in _TEMPLATE_FOLDERS:
         if folder.is_dir():
-            return (folder / TEMPLATE_NAME).read_text(encoding="utf-8")
-    raise FileNotFoundError(
-        f"no {TEMPLATE_NAME} in any of {', '.join(map(str, _TEMPLATE_FOLDERS))}"
-    )
+            text = _COMMENT.sub("", (folder / name).read_text(encoding="utf-8"))
+            return _INCLUDE.sub(lambda found: _load(found[1]).rstrip("\n"), text)
+    raise FileNotFoundError(f"no {name} in any of {', '.join(map(str, _TEMPLATE_FOLDERS))}")
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:
@@ -137,8 +151,13 @@ def _refuse_unusable(queue: str, agent: AgentConfig, secrets: Secrets) -> None:
     }
     for name, text in texts.items():
         refuse_unwritable(f"queue {queue!r}: {name}", text)
+    if agent.registry and agent.docker and not secrets.agent_registry_user:
+        raise ValueError(
+            f"queue {queue!r}: agent.registry needs {variable('agent_registry_user')}"
+            f" and {variable('agent_registry_password')}"
+        )
     try:
-        content = clearml_conf(agent, secrets)
+        content = clearml_conf(agent, "", secrets)
     except ValueError as error:
         raise ValueError(f"queue {queue!r}: agent.docker_arguments: {error}") from None
     try:

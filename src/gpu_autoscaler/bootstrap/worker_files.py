@@ -8,8 +8,10 @@ from gpu_autoscaler.config.models import AgentConfig, ClearmlConfig
 from gpu_autoscaler.config.secrets import Secrets
 
 
-def clearml_conf(agent: AgentConfig, secrets: Secrets) -> str:
+def clearml_conf(agent: AgentConfig, scratch: str, secrets: Secrets) -> str:
     """Content of /root/clearml.conf: HOCON that the agent merges over its own defaults.
+
+    `scratch` is where the scratch disk is mounted, here and in every container; empty: nowhere.
 
     The api section is missing on purpose: the agent takes it from its environment. What the
     operator adds comes last, so it wins, and may refer to the keys above (`${sdk.aws.s3.key}`).
@@ -26,6 +28,8 @@ def clearml_conf(agent: AgentConfig, secrets: Secrets) -> str:
         # A list: the agent would pass a string on to docker as one single argument.
         arguments = ", ".join(map(hocon_string, shlex.split(agent.docker_arguments)))
         lines.append(f"agent.default_docker.arguments: [{arguments}]")
+    if scratch:
+        lines.append(f'agent.extra_docker_arguments: ["-v", "{scratch}:{scratch}"]')
     # By default every task container installs OpenCV's libraries before it starts.
     lines.append("agent.docker_install_opencv_libs: false")
     return "\n".join([*lines, agent.extra_clearml_conf]).rstrip("\n")

@@ -132,7 +132,18 @@ class AgentConfig(_Settings):
     docker: bool = True
     """Each task runs in a container; otherwise in a virtual environment on the machine."""
     docker_image: Annotated[str, matching(r"\S+", "expected an image without spaces")] | None = None
-    """For tasks that name none."""
+    """For tasks that name none; pulled while the machine boots."""
+    registry: (
+        Annotated[
+            str,
+            matching(
+                r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[A-Za-z0-9._-]+)*",
+                "a registry looks like rg.fr-par.scw.cloud",
+            ),
+        ]
+        | None
+    ) = None
+    """Where Docker logs in, with the credentials that are among the secrets."""
     docker_arguments: Line | None = Field(default=None, repr=False)
     packages: tuple[
         Annotated[str, matching(r"[a-z0-9][a-z0-9+.-]+(=[^\s'\"$`;&|]+)?", "not a package name")],
@@ -179,6 +190,10 @@ class QueueConfig(_Settings):
     volume: VolumeConfig = VolumeConfig()
     scratch: Size = 0
     """Bytes of fast local storage, emptied at every stop; 0 for none."""
+    scratch_path: Annotated[
+        str, matching(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", "a path looks like /scratch")
+    ] = "/scratch"
+    """Where it is mounted, on the machine and in each task's container."""
     image: Annotated[
         str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a label looks like ubuntu_jammy_gpu_os_12")
     ] = "ubuntu_jammy_gpu_os_12"

@@ -11,6 +11,7 @@ PREFIX = "GPU_AUTOSCALER_"
 """The serverless platform reserves names that start with `SCW_`."""
 
 MAX_SECRET_BYTES = 64 * 1024
+_NO_SECRETS = ("agent_git_user", "agent_registry_user")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -33,10 +34,14 @@ class Secrets:
     agent_git_password: str | None
     agent_s3_access_key: str | None
     agent_s3_secret_key: str | None
+    agent_registry_user: str | None = None
+    agent_registry_password: str | None = None
+    agent_ssh_key: str | None = None
+    """A private key, several lines of text."""
 
     def values(self) -> tuple[str, ...]:
-        """Every secret text to mask, longest first; the git user's name is none."""
-        found = {getattr(self, f.name) for f in fields(self) if f.name != "agent_git_user"}
+        """Every secret text to mask, longest first; the users' names are none."""
+        found = {getattr(self, f.name) for f in fields(self) if f.name not in _NO_SECRETS}
         return tuple(sorted((text for text in found if text), key=lambda text: (-len(text), text)))
 
 
@@ -62,12 +67,15 @@ def load_secrets(env: Mapping[str, str]) -> Secrets:
     agent = reading.pair("agent_clearml_access_key", "agent_clearml_secret_key")
     git = reading.pair("agent_git_user", "agent_git_password")
     s3 = reading.pair("agent_s3_access_key", "agent_s3_secret_key")
+    registry = reading.pair("agent_registry_user", "agent_registry_password")
+    ssh_key = reading.one("agent_ssh_key", lines=True)
     clearml = clearml or reading.from_machine("clearml", "~/clearml.conf")
     scaleway = scaleway or reading.from_machine("scaleway", "~/.config/scw/config.yaml")
     if reading.problems or clearml is None or scaleway is None:
         raise ConfigError(reading.problems)
     return Secrets(
-        *clearml, *scaleway, api_token, *(agent or clearml), *(git or _NONE), *(s3 or _NONE)
+        *(*clearml, *scaleway, api_token, *(agent or clearml)),
+        *(*(git or _NONE), *(s3 or _NONE), *(registry or _NONE), ssh_key),
     )
 
 
@@ -94,8 +102,11 @@ class _Reading:
         self._env = env
         self.problems: list[Problem] = []
 
-    def one(self, field: str) -> str | None:
-        """The secret, None when it is not given, empty when what is given is no use."""
+    def one(self, field: str, *, lines: bool = False) -> str | None:
+        """The secret, None when it is not given, empty when what is given is no use.
+
+        `lines`: it is a text of several lines, of which line ends and outer spaces may vary.
+        """
         name = variable(field)
         value, file = self._env.get(name), self._env.get(f"{name}_FILE")
         if value and file:
@@ -107,7 +118,9 @@ class _Reading:
                 return ""  # said already
         if not value:
             return None
-        if not value.isprintable() or value != value.strip():
+        if lines:
+            value = "\n".join(value.strip().splitlines())
+        if not value.replace("\n", "" if lines else "\n").isprintable() or value != value.strip():
             return self._refuse(name, "holds a line break, a control character or outer spaces")
         return value
 

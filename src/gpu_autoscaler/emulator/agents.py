@@ -119,9 +119,9 @@ class AgentProcesses:
             f'chmod +x "$3/bin/{tool}"\n'
             for tool in ("python", "clearml-agent")
         )
+        venv = f'[ "$2" = venv ] || exit 1\n{venv}'
         bodies = {
-            "apt-get": DONE,
-            "systemctl": DONE,
+            **dict.fromkeys(("apt-get", "curl", "docker", "systemctl", "systemd-run"), DONE),
             "dpkg-query": 'echo "install ok installed"\n',
             "python3": venv,
         }
