@@ -512,3 +512,16 @@ def test_one_that_only_an_old_listing_showed_off_did_not_die() -> None:
     ended(story, "stopped")
     story.report("m1")
     assert verbs(story.wait(minutes(3))) == []
+
+
+def test_what_a_person_asked_to_stop_stays_so_when_its_machine_dies_once_more() -> None:
+    """ClearML forgets who asked when it gives a task up."""
+    story = started_again(minutes(1))
+    story.tasks["t1"] = replace(story.tasks["t1"], stop_requested=True)
+    for _ in range(40):
+        story.cycle()
+    go(story, "stopped")
+    story.cycle(reports=False)
+    story.tasks["t1"] = replace(story.tasks["t1"], stop_requested=False)
+    ended(story, "stopped")
+    assert outcome(story) == []

@@ -32,7 +32,9 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
         if _is_lost(known, fleet.facts.get(server_id)):
             since = _last_at_work(known, fleet.memory.planned_at or fleet.now)
             since += fleet.world.clearml.skew
-            off = PowerOff(queue.name, fleet.clearml_now, ours=False, at_work_at=since)
+            # what a person asked to stop before an earlier death may hang on it still
+            over = watched_off.known_ended if watched_off else ()
+            off = PowerOff(queue.name, fleet.clearml_now, over, ours=False, at_work_at=since)
             found[known.last_seen.name] = off
     return found
 
