@@ -520,8 +520,11 @@ def test_what_a_person_asked_to_stop_stays_so_when_its_machine_dies_once_more() 
     story.tasks["t1"] = replace(story.tasks["t1"], stop_requested=True)
     for _ in range(40):
         story.cycle()
+    story.clearml_down = True
+    story.cycle()
     go(story, "stopped")
     story.cycle(reports=False)
     story.tasks["t1"] = replace(story.tasks["t1"], stop_requested=False)
     ended(story, "stopped")
+    story.clearml_down = False
     assert outcome(story) == []
