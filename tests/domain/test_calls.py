@@ -9,12 +9,12 @@ from gpu_autoscaler.clearml.transport import RejectedWithCode
 from gpu_autoscaler.domain import errors
 from gpu_autoscaler.domain.calls import OUTCOMES, kind_of
 from gpu_autoscaler.domain.effects import Failure
-from gpu_autoscaler.domain.errors import ApiError, OutOfStock, QuotaExceeded
+from gpu_autoscaler.domain.errors import ApiError, Forbidden, OutOfStock, QuotaExceeded
 
 KINDS = [
     each
     for _, each in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(each, ApiError) and each is not ApiError
+    if issubclass(each, ApiError) and each not in (ApiError, Forbidden)
 ]
 
 
@@ -22,6 +22,10 @@ KINDS = [
 def test_every_error_has_its_own_word(kind: type[ApiError]) -> None:
     others = {kind_of(other("")) for other in KINDS if other is not kind}
     assert kind_of(kind("")) in set(OUTCOMES) - others
+
+
+def test_a_narrower_error_has_the_word_of_the_wider_one() -> None:
+    assert kind_of(Forbidden("")) == Failure.UNAUTHORIZED
 
 
 def test_the_words_are_those_of_the_failures() -> None:

@@ -74,6 +74,8 @@ class Containers:
     """A storage of images and containers that nobody else uses."""
 
     folder: Path
+    short: Path
+    """Where podman keeps what lasts until the next boot: it takes no path above 50 characters."""
 
     @property
     def layers(self) -> Path:
@@ -81,7 +83,7 @@ class Containers:
         return self.folder / "storage"
 
     def _where(self) -> list[str]:
-        places = ["--root", str(self.layers), "--runroot", str(self.folder / "run")]
+        places = ["--root", str(self.layers), "--runroot", str(self.short)]
         return [*places, "--storage-driver", "overlay"]
 
     def podman_words(self, *words: str) -> list[str]:

@@ -195,10 +195,14 @@ async def test_a_machine_boots_works_reboots_stops_and_starts(tmp_path: Path) ->
         assert second.last_worker == third.last_worker == server.name
         assert machine.shell("cat /var/tmp/runs").stdout == "run run run "
 
+        told = await surface(it)
         it.configure(idle_timeout="2m", stopped_retention="1m")
         await until(lambda: it.world.left() == (0, 0), "it is removed with its volume")
+        state = [path.read_text() for path in (tmp_path / "state").rglob("*") if path.is_file()]
+        assert state, "the daemon has a memory"
         logs = [*it.daemon.lines, machine.console.read_text(errors="replace")]
-        assert not [text for text in SECRET_TEXTS for log in logs if text in log]
+        shown = [*logs, *state, *told]
+        assert not [text for text in SECRET_TEXTS for each in shown if text in each]
     assert seen, "process lists were read"
     assert not [(text, line) for text in SECRET_TEXTS for line in seen if text in line]
 
@@ -219,6 +223,18 @@ async def test_a_machine_that_lacks_a_gpu_says_so_and_is_removed_at_once(tmp_pat
         log = "\n".join(it.daemon.lines)
         assert '"reason": "boot_failed"' in log
         assert "stale" not in log
+
+
+async def surface(it: Scene) -> list[str]:
+    """What the daemon tells over HTTP."""
+    port = (await it.daemon.said("started"))["port"]
+    told = []
+    for path in ("/", "/api/v1/status", "/metrics"):
+        words = ("curl", "--fail", "--silent", "--noproxy", "*", f"http://127.0.0.1:{port}{path}")
+        answer = await process(*it.provider.network.command(*words), environment=os.environ)
+        assert answer.code == 0, path
+        told.append(answer.out)
+    return told
 
 
 async def reaches(network: Network, url: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from datetime import timedelta
@@ -45,10 +46,11 @@ SECRETS = {
 @pytest.fixture(scope="module")
 def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
     """With the image."""
-    made = Containers(tmp_path_factory.mktemp("containers"))
-    made.build()
-    yield made
-    made.remove()
+    with tempfile.TemporaryDirectory(prefix="run-") as short:
+        made = Containers(tmp_path_factory.mktemp("containers"), Path(short))
+        made.build()
+        yield made
+        made.remove()
 
 
 def environment(home: Path, port: int, **changes: str) -> dict[str, str]:

@@ -174,9 +174,11 @@ class _Play:
         )
         retention = max(q.stopped_retention for q in world.config.queues.values())
         fewest = sum(queue.min_instances for queue in world.config.queues.values())
+        # a keep may end only now, on a machine that is still to be stopped
+        held = any(kept(server) and not server.protected for server in world.servers())
         await self._until(
             lambda: self._left() <= fewest,
-            retention + GONE_LATE,
+            retention + GONE_LATE + (world.config.keep if held else timedelta(0)),
             lambda: f"never go: {self._left()} of at most {fewest}",
         )
 
