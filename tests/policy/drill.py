@@ -426,7 +426,7 @@ class Drill:
             case SetTags():
                 self._change(server.name, tags=(server.tags | effect.add) - effect.remove)
             case RemoveBootstrap():
-                pass
+                return None
             case _:
                 return Failure.REJECTED
         return None

@@ -9,7 +9,7 @@ from gpu_autoscaler.domain.model import (
     QUARANTINED_TAG,
     Instance,
 )
-from gpu_autoscaler.policy.state import kept_until
+from gpu_autoscaler.policy.hands_off import kept_until
 from tests.policy.test_state import HOUR_AGO, joined, was
 from tests.policy.worlds import (
     START,

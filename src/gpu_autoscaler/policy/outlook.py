@@ -9,7 +9,7 @@ from gpu_autoscaler.domain.decisions import InstanceDecision, Plan
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
-from gpu_autoscaler.policy.state import kept_until
+from gpu_autoscaler.policy.hands_off import kept_until
 from gpu_autoscaler.policy.stop import idle_timeout
 
 USUAL_BOOT_SECONDS = 240.0

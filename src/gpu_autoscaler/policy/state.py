@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from gpu_autoscaler.config.models import Config
@@ -12,7 +12,6 @@ from gpu_autoscaler.domain.lifecycle import BILLED, BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
-    KEEP_TAG,
     PROVISIONING_TAG,
     REGISTERED_TAG,
     Instance,
@@ -21,6 +20,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
 )
 from gpu_autoscaler.policy.guard import claims_on
+from gpu_autoscaler.policy.hands_off import keep_seen, why_hands_off
 from gpu_autoscaler.policy.settings import (
     HALF_MADE_AFTER,
     PAUSED_AFTER,
@@ -154,7 +154,7 @@ class Join:
             previous,
             seen=seen,
             claims=claims,
-            hands_off=self._hands_off(instance, known),
+            hands_off=why_hands_off(instance, known, self._config, self._now),
             fell_back=fell_back,
             serves=self._serves(instance, workers),
             abandoned=half_made and self._abandoned(instance),
@@ -214,12 +214,10 @@ class Join:
         """Whether our power-off, of whose end nobody heard, was followed by somebody's power-on
         before anybody looked: Scaleway has changed it since. (A tag would do that too; then its
         next report shows that it works.)"""
-        off, changed_at = (
-            self._memory.power_offs.get(known.last_seen.name),
-            known.last_seen.modified_at,
-        )
-        undone = off is not None and off.ours and not off.accepted and changed_at > off.decided_at
-        return undone and changed_at > known.booted_at
+        off = self._memory.power_offs.get(known.last_seen.name)
+        if off is None or off.accepted or not off.ours:
+            return False
+        return known.last_seen.modified_at > max(off.decided_at, known.booted_at)
 
     def _restarted_at(self, instance: Instance) -> datetime:
         """When somebody restarted it between two looks, which a silent store may hold apart: at the
@@ -336,7 +334,7 @@ class Join:
             known = self._idle(known, instance, workers)
         elif state not in (S.LOST, S.STOPPING) and self._world.clearml.complete:
             known = _with(known, idle_since=None, first_idle_report_at=None)
-        return _with(known, keep_seen_at=self._keep_seen(known, instance))
+        return _with(known, keep_seen_at=keep_seen(known, instance, self._now))
 
     def _idle(
         self, known: InstanceMemory, instance: Instance, workers: Sequence[Worker]
@@ -369,22 +367,6 @@ class Join:
         before = self._memory.instances.get(instance.id)
         return before is not None and before.state is S.RUNNING_TASK
 
-    def _keep_seen(self, known: InstanceMemory, instance: Instance) -> datetime | None:
-        kept = any(tag == KEEP_TAG or tag.startswith(f"{KEEP_TAG}=") for tag in instance.tags)
-        return (known.keep_seen_at or self._now) if kept else None
-
-    def _hands_off(self, instance: Instance, known: InstanceMemory) -> str:
-        if instance.protected:
-            return "it is protected at Scaleway"
-        if instance.state is ServerState.LOCKED:
-            return "Scaleway locked it"
-        if instance.state is ServerState.UNKNOWN:
-            return f"its state is unknown to this version ({instance.state_detail})"
-        until = kept_until(known, self._config)
-        if until is not None and self._now < until:
-            return f"it is kept until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-        return ""
-
 
 def stood_still(memory: Memory, config: Config, now: datetime) -> bool:
     """Whether the last cycle is so long ago, or the clock was set forward so far, that nobody
@@ -408,14 +390,3 @@ def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:
     """`replace`, which is slow, only where it changes something: mostly it would not."""
     differs = any(getattr(known, name) != value for name, value in changes.items())
     return replace(known, **changes) if differs else known
-
-
-def kept_until(known: InstanceMemory, config: Config) -> datetime | None:
-    """When its `keep` tag ends; None without one. A time that cannot be read counts as none."""
-    if known.keep_seen_at is None:
-        return None
-    try:
-        until = datetime.fromisoformat(known.last_seen.tag(KEEP_TAG) or "")
-    except ValueError:
-        return known.keep_seen_at + config.keep
-    return until if until.tzinfo is not None else until.replace(tzinfo=UTC)
