@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -297,6 +298,11 @@ class Running:
             return await self.child.wait()
 
 
+def _hears_of_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @asynccontextmanager
 async def running(*words: str, environment: Mapping[str, str]) -> AsyncIterator[Running]:
     """A process that lives no longer than the block."""
@@ -306,6 +312,7 @@ async def running(*words: str, environment: Mapping[str, str]) -> AsyncIterator[
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        preexec_fn=_hears_of_ctrl_c,
     )
     it = Running(child)
     assert child.stdout is not None
