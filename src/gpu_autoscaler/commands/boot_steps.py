@@ -19,6 +19,7 @@ from gpu_autoscaler.domain.model import (
     ServerState,
     TaskStatus,
 )
+from gpu_autoscaler.policy.launch import order_of
 
 PREFIX = "gpu-autoscaler-check-"
 """Of the names of everything that a check makes: queue, task, instance, worker."""
@@ -154,19 +155,9 @@ class Boot:
         raise OutOfStock(f"{'; '.join(refusals)}: try again later, or add a placement")
 
     def _order(self, where: Placement) -> CreateOrder:
-        settings = self._settings
         fleet = FleetTags(self._config.fleet, CHECKED_BY_TAG)
-        return CreateOrder(
-            name=self._name,
-            queue=self._name,
-            placement=where,
-            image=settings.image,
-            volume_bytes=settings.volume.size,
-            volume_iops=settings.volume.iops,
-            scratch_bytes=settings.scratch,
-            security_group_id=self._config.scaleway.security_group_ids.get(where.zone),
-            tags=fleet.of_instance(self._name, self._bootstrap.spec(self._name)),
-        )
+        tags = fleet.of_instance(self._name, self._bootstrap.spec(self._name))
+        return order_of(self._config, self._settings, where, self._name, tags)
 
     async def _made(self) -> list[Instance]:
         """The instance, looked for until the listing would show it if it were there."""

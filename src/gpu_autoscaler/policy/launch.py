@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gpu_autoscaler.config.fields import slug
-from gpu_autoscaler.config.models import QueueConfig
+from gpu_autoscaler.config.models import Config, QueueConfig
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.decisions import QueueDecision
 from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, StartInstance
@@ -305,16 +305,24 @@ def _resting(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
 
 
 def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrder:
+    tags = FleetTags(fleet.config.fleet).of_instance(queue.name, fleet.spec(queue.name))
+    return order_of(fleet.config, queue, placement, _new_name(fleet, queue), tags)
+
+
+def order_of(
+    config: Config, queue: QueueConfig, placement: Placement, name: str, tags: tuple[str, ...]
+) -> CreateOrder:
+    """What an instance of a queue is made of; a check of its boot makes the same."""
     return CreateOrder(
-        name=_new_name(fleet, queue),
+        name=name,
         queue=queue.name,
         placement=placement,
         image=queue.image,
         volume_bytes=queue.volume.size,
         volume_iops=queue.volume.iops,
         scratch_bytes=queue.scratch,
-        security_group_id=fleet.config.scaleway.security_group_ids.get(placement.zone),
-        tags=FleetTags(fleet.config.fleet).of_instance(queue.name, fleet.spec(queue.name)),
+        security_group_id=config.scaleway.security_group_ids.get(placement.zone),
+        tags=tags,
     )
 
 
