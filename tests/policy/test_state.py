@@ -18,6 +18,7 @@ from gpu_autoscaler.domain.model import (
     Queue,
     ServerState,
     Task,
+    TaskStatus,
     Worker,
     ZoneView,
 )
@@ -187,6 +188,13 @@ def test_one_that_has_not_reported_in_this_boot(
     assert joined(there, memory).state is state
 
 
+def test_one_that_took_a_task_and_fell_silent_unseen_is_lost() -> None:
+    # agent and task came and died while ClearML did not answer us
+    task = Task("t1", "train", TaskStatus.IN_PROGRESS, QUEUE_ID, HOUR_AGO, last_worker="m1")
+    memory = known(state="initializing", state_since=START - seconds(601))
+    assert joined(instance("m1"), memory, tasks=[task]).state is S.LOST
+
+
 @pytest.mark.parametrize(("since", "state"), [(1200, S.INITIALIZING), (1201, S.LOST)])
 def test_without_its_queue_the_orphan_timeout_counts(since: float, state: S) -> None:
     there = registered("m1", queue="gone")
@@ -318,6 +326,7 @@ def test_what_is_paid_for_and_what_takes_a_task(one: Fact, billed: bool, capacit
         (fact(), True),
         (fact(instance=instance("m1")), False),
         (fact(instance=instance("m1"), memory={"last_report_at": START}), True),
+        (fact(instance=instance("m1"), memory={"claimed_at": START}), True),
     ],
 )
 def test_whether_its_agent_ever_came(one: Fact, came: bool) -> None:

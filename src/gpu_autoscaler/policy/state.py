@@ -381,9 +381,10 @@ def _half_made(instance: Instance) -> bool:
 
 
 def _has_registered(instance: Instance, known: InstanceMemory) -> bool:
-    """Its agent was seen in any boot, also where the tag that says so could not be set."""
-    remembered = known.has_registered or known.last_report_at is not None
-    return remembered or REGISTERED_TAG in instance.tags
+    """Its agent was seen in any boot, also where the tag that says so could not be set; or it took
+    a task, and fell silent before anybody looked."""
+    heard = known.last_report_at is not None or known.claimed_at is not None
+    return heard or known.has_registered or REGISTERED_TAG in instance.tags
 
 
 def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:

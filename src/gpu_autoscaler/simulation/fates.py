@@ -85,6 +85,8 @@ class Fates:
         aborted_at, forgot_at = fate and fate.aborted_at, self._world.forgot_at
         # an abort that was not obeyed before the power went stands in the memory alone
         forgotten = aborted_at and forgot_at and forgot_at > aborted_at
+        if aborted_at and (started := task.fields.get("started")) and started > aborted_at:
+            return None  # an agent had just pulled it, and ran it all the same
         if aborted_at and not forgotten and self._world.clock.now() - aborted_at > UNDER_WAY:
             return f"task {task.id} is put back though a person aborted it"
         return None
