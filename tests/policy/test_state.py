@@ -326,7 +326,6 @@ def test_what_is_paid_for_and_what_takes_a_task(one: Fact, billed: bool, capacit
         (fact(), True),
         (fact(instance=instance("m1")), False),
         (fact(instance=instance("m1"), memory={"last_report_at": START}), True),
-        (fact(instance=instance("m1"), memory={"claimed_at": START}), True),
     ],
 )
 def test_whether_its_agent_ever_came(one: Fact, came: bool) -> None:

@@ -291,7 +291,9 @@ class Join:
         if report is None:
             overdue = self._now - known.state_since > self._stale_timeout(instance)
             waited = known.state in (S.INITIALIZING, S.LOST) and overdue and not self._stood_still
-            if _has_registered(instance, known) and (known.state is S.LOST or waited):
+            # a task on it proves that its agent came, and fell silent before anybody looked
+            came = _has_registered(instance, known) or known.claimed_at is not None
+            if came and (known.state is S.LOST or waited):
                 return S.LOST
             return S.INITIALIZING
         if self._now - report < WORKER_FRESH:
@@ -381,10 +383,9 @@ def _half_made(instance: Instance) -> bool:
 
 
 def _has_registered(instance: Instance, known: InstanceMemory) -> bool:
-    """Its agent was seen in any boot, also where the tag that says so could not be set; or it took
-    a task, and fell silent before anybody looked."""
-    heard = known.last_report_at is not None or known.claimed_at is not None
-    return heard or known.has_registered or REGISTERED_TAG in instance.tags
+    """Its agent was seen in any boot, also where the tag that says so could not be set."""
+    remembered = known.has_registered or known.last_report_at is not None
+    return remembered or REGISTERED_TAG in instance.tags
 
 
 def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:
