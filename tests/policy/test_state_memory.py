@@ -268,10 +268,16 @@ def test_since_when_it_idles(
 
 @pytest.mark.parametrize(
     ("came", "idle_for"),
-    [([3600], 0), ([3599], 3599), ([900, 1200], 1200), ([7200, 900], 900), ([-60], 0)],
+    [
+        ([(3599, 10)], 3599),
+        ([(900, 10), (1200, 10)], 1200),
+        ([(7200, 3600), (900, 10)], 900),  # an entry of an earlier boot
+        ([(7200, 10)], 7200),  # what looked like a boot was none: somebody changed a tag
+        ([(-60, 10)], 0),
+    ],
 )
-def test_its_agent_came_in_this_boot(came: list[float], idle_for: float) -> None:
-    agents = [worker(10, registered_at=START - seconds(ago)) for ago in came]
+def test_its_agent_came_in_this_boot(came: list[tuple[float, float]], idle_for: float) -> None:
+    agents = [worker(report, registered_at=START - seconds(ago)) for ago, report in came]
     found = joined(registered("m1"), known(state="initializing"), workers=agents).memory
     assert found.idle_since == START - seconds(idle_for)
 

@@ -354,8 +354,9 @@ class Join:
         elif since is None:
             since = self._now
             if self._world.clearml.ended_tasks is not None and not self._was_busy(instance):
-                # ClearML knows of no task: idle since its agent came
-                came = [w.registered_at for w in workers if w.registered_at > known.booted_at]
+                # ClearML knows of no task: idle since its agent came; one that came before what
+                # looks like a boot and reports after it was never off
+                came = [w.registered_at for w in workers if w.last_report_at > known.booted_at]
                 since = min([*came, self._now])
         first = known.first_idle_report_at or known.last_report_at
         return _with(
