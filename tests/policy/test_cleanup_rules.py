@@ -64,7 +64,6 @@ HOLE: Mapping[str, Any] = {"quarantined_at": HOUR_AGO, "quarantine_tagged": True
     ("one", "world", "reason", "because"),
     [
         (half_made(), {}, Reason.HALF_MADE, "m1 was never finished (4m old)"),
-        (half_made(), {"complete": False}, Reason.HALF_MADE, "m1 was never finished (4m old)"),
         (off(timedelta(hours=24)), {}, Reason.STOPPED_RETENTION, "stopped for 1d"),
         (off(), NEW_SPEC, Reason.SPEC_CHANGED, "its bootstrap is out of date"),
         (
@@ -109,6 +108,13 @@ def test_why_an_instance_is_removed(
     )
     assert there.effects == [DeleteInstance(instance=one.instance, reason=reason, because=sentence)]
     assert there.verdicts == {}
+
+
+def test_without_clearml_nobody_knows_that_a_half_made_one_never_ran_a_task() -> None:
+    there = fleet(half_made(), complete=False)
+    delete_all(there)
+    text = "never finished; removed once ClearML says that no task is on it"
+    assert (there.effects, there.verdicts) == ([], {"id-m1": (Reason.INCOMPLETE, text)})
 
 
 @pytest.mark.parametrize(

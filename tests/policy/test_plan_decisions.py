@@ -81,7 +81,7 @@ def test_an_effect_is_said_before_all_else_and_a_tag_is_none() -> None:
     made = planned(instance("m1"), workers=reports("m1"))
     assert [e.verb for e in made.effects] == ["tag"]
     assert said(made).effect is None
-    assert said(made).reason is Reason.RECENTLY_BUSY
+    assert said(made).reason is Reason.WAITING
 
 
 def test_instances_come_in_the_order_of_their_names() -> None:

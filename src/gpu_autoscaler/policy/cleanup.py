@@ -66,6 +66,10 @@ def _delete_half_made(fleet: Fleet, fact: Fact) -> None:
     elif fact.claims:
         text = f"never finished; kept while ClearML places task {fact.claims[0]} on it"
         fleet.verdicts[fact.instance.id] = (Reason.WAITING, text)
+    elif not fleet.world.clearml.complete:
+        # it may have run all the same, and a task's files may be on its disk
+        text = "never finished; removed once ClearML says that no task is on it"
+        fleet.verdicts[fact.instance.id] = (Reason.INCOMPLETE, text)
     elif fleet.touchable(fact, "delete"):
         because = f"{fact.name} was never finished ({format_duration(age)} old)"
         fleet.add(DeleteInstance(instance=fact.instance, reason=Reason.HALF_MADE, because=because))
