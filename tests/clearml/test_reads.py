@@ -60,6 +60,53 @@ def test_fits_the_port() -> None:
     run_virtual(story())
 
 
+# --- for the ledger
+
+ENDED = task(
+    1,
+    "completed",
+    last_worker="m1:gpu0",
+    started=T0,
+    completed=T1,
+    execution={"queue": {"id": "q1"}},
+    project={"id": "p1", "name": "lab"},
+    user={"id": "u1", "name": "Ada"},
+)
+
+
+def records(*tasks: dict[str, Any], ids: tuple[str, ...] = ("t1",)) -> Any:
+    server = Server()
+    server.on("tasks.get_all_ex", answer(tasks=list(tasks)))
+    return ask(server, lambda api: api.task_records(ids, {"q1": "H100"})), server
+
+
+def test_what_became_of_a_task() -> None:
+    (found,), server = records(ENDED)
+    assert (found.id, found.name, found.status) == ("t1", "train 1", "completed")
+    assert (found.project, found.user) == ("lab", "Ada")
+    assert (found.queue, found.instance) == ("H100", "m1")
+    assert (found.started_at, found.ended_at) == (AT_0, AT_1)
+    body = server.bodies("tasks.get_all_ex")[0]
+    assert body["id"] == ["t1"]
+    assert {"project.name", "user.name", "execution.queue.name"} < set(body["only_fields"])
+
+
+def test_what_is_missing_of_a_task_is_empty() -> None:
+    bare = {"id": "t1", "status": "failed", "status_changed": T1, "user": {"id": "u7"}}
+    (found,), _ = records(bare)
+    assert (found.name, found.project, found.user, found.queue, found.instance) == (
+        ("", "", "u7", "", "")
+    )
+    assert (found.started_at, found.ended_at) == (None, AT_1)
+
+
+def test_what_has_not_ended_or_was_not_asked_for_is_left_out() -> None:
+    open_ones = [{**ENDED, "status": status} for status in ("created", "queued", "in_progress")]
+    for one in (*open_ones, {**ENDED, "id": "t2"}):
+        assert records(one)[0] == ()
+    assert records(ids=())[0] == ()
+
+
 # --- queues
 
 

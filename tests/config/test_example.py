@@ -13,6 +13,7 @@ from gpu_autoscaler.config.models import (
     ClearmlConfig,
     Config,
     PlacementConfig,
+    PricesConfig,
     QueueConfig,
     ScalewayConfig,
     StoreConfig,
@@ -80,6 +81,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         VolumeConfig,
         AgentConfig,
         ChannelConfig,
+        PricesConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.ledger import TaskRecord
 from gpu_autoscaler.domain.model import (
     Availability,
     CreateOrder,
@@ -53,6 +54,7 @@ class FakeClearml:
     ended_since: list[datetime] = field(default_factory=list)
     asked_queues: list[Collection[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    records: dict[str, TaskRecord] = field(default_factory=dict)
 
     async def queues(self, names: Collection[str]) -> Mapping[str, Queue]:
         await self.wire.call("queues")
@@ -71,6 +73,12 @@ class FakeClearml:
         await self.wire.call("ended_tasks")
         self.ended_since.append(since)
         return self.ended
+
+    async def task_records(
+        self, task_ids: Collection[str], queue_names: Mapping[str, str]
+    ) -> Sequence[TaskRecord]:
+        await self.wire.call("task_records")
+        return [self.records[each] for each in task_ids if each in self.records]
 
     async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
         await self.wire.call("tag_queue", f"{queue.name} {paused}")

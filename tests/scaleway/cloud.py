@@ -170,6 +170,8 @@ class Cloud:
     """Of any server: no test has two with some."""
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     """By step ("POST servers"), used up in order."""
+    task: dict[str, Any] = field(default_factory=dict)
+    """What is said of an action that began."""
     steps: list[str] = field(default_factory=list)
     requests: list[httpx.Request] = field(default_factory=list)
     _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
@@ -287,7 +289,7 @@ class Cloud:
         else:
             server |= {"state": "stopping", "state_detail": "terminating"}
             self._after(SECONDS_TO_STOP, lambda: self._vanish(server))
-        return httpx.Response(202, json={"task": {"description": "fake task"}})
+        return httpx.Response(202, json={"task": {"description": "fake task", **self.task}})
 
     def _delete(self, shelf: dict[str, Any], thing: Any) -> httpx.Response:
         if shelf is self.servers:

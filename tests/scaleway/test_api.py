@@ -149,9 +149,20 @@ def a_cloud(**server: Any) -> tuple[Cloud, Any]:
     return Cloud(servers={"s1": raw}), server_of(raw, ZONE).instance
 
 
-def test_start() -> None:
+@pytest.mark.parametrize(
+    ("task", "at"),
+    [
+        ({"started_at": "2026-07-30T12:53:21.850129+00:00"}, "2026-07-30T12:53:21.850129+00:00"),
+        ({"started_at": "2026-07-30T12:53:21"}, None),
+        ({"started_at": 5}, None),
+        ({}, None),
+    ],
+)
+def test_start(task: dict[str, Any], at: str | None) -> None:
     cloud, stopped = a_cloud()
-    play(cloud, lambda api: api.start(stopped))
+    cloud.task = task
+    began = play(cloud, lambda api: api.start(stopped))
+    assert began == (datetime.fromisoformat(at) if at else None)
     assert cloud.servers["s1"]["state"] == "starting"
 
     play(cloud, lambda api: api.start(stopped))  # refused, and yet what was wanted

@@ -25,6 +25,7 @@ from gpu_autoscaler.clearml.wire import Reply
 from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import NotFound, Rejected, Transient
+from gpu_autoscaler.domain.ledger import TaskRecord
 from gpu_autoscaler.domain.model import PAUSE_TAG, Queue, Task, TaskStatus, Worker
 
 __all__ = ["ClearmlApi", "Credentials"]
@@ -37,6 +38,7 @@ PAGE_SIZE = 500
 MAX_PAGES = 200
 OPEN = (TaskStatus.QUEUED, TaskStatus.IN_PROGRESS)
 ENDED = (TaskStatus.STOPPED, TaskStatus.FAILED, TaskStatus.COMPLETED)
+NOT_ENDED = (TaskStatus.CREATED, *OPEN)
 
 NOT_IN_QUEUE = 703
 ALREADY_QUEUED = 706
@@ -135,6 +137,25 @@ class ClearmlApi:
             queue_ids, ENDED, {"status_changed": [f">={bound.isoformat(timespec='milliseconds')}"]}
         )
         return tuple(task for task in tasks if task.status_changed_at >= bound)
+
+    async def task_records(
+        self, task_ids: Collection[str], queue_names: Mapping[str, str]
+    ) -> Sequence[TaskRecord]:
+        """Those of the tasks that ended, as the ledger keeps them, their times by the server's
+        clock; what was deleted is missing. `queue_names`: by id, of queues that may be gone."""
+        if not task_ids:
+            return ()
+        query = {
+            "id": sorted(task_ids),
+            "only_fields": wire.RECORD_FIELDS,
+            "search_hidden": True,
+            "order_by": ["created"],
+        }
+        items = await self._all_pages(
+            "tasks.get_all_ex", query, wire.TASKS_EX, lambda data: data.tasks
+        )
+        ended = (i for i in items if i.id in task_ids and i.status not in NOT_ENDED)
+        return tuple(item.to_domain(queue_names) for item in ended)
 
     async def requeue_to_front(self, task: Task, note: str) -> None:
         """Put a task back at the head of its queue, with `note` as the reason of its status.

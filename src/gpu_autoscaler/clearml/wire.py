@@ -5,11 +5,13 @@ an empty one, because an empty world is a reason to stop machines. Lenient about
 nobody here reads may come, go and change their type.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from gpu_autoscaler.domain.ledger import TaskRecord
 from gpu_autoscaler.domain.model import Entry, Queue, Task, TaskStatus, Worker
 
 D = TypeVar("D")
@@ -219,6 +221,69 @@ class Tasks(Wire):
     tasks: tuple[TaskItem, ...]
 
 
+class Named(Wire):
+    """What tasks.get_all_ex gives in place of an id; without a name when that is gone."""
+
+    id: str | None = None
+    name: str | None = None
+
+
+class ExecutionEx(Wire):
+    """Where a task ran."""
+
+    queue: Named | None = None
+
+
+class TaskItemEx(Item):
+    """A task in tasks.get_all_ex, reduced to `RECORD_FIELDS`."""
+
+    name: str | None = None
+    status: str
+    status_changed: Moment
+    execution: ExecutionEx = ExecutionEx()
+    last_worker: str | None = None
+    started: Moment | None = None
+    completed: Moment | None = None
+    project: Named | None = None
+    user: Named | None = None
+
+    def to_domain(self, queue_names: Mapping[str, str]) -> TaskRecord:
+        """For the ledger; a user without a name by what is known of it."""
+        queue = self.execution.queue or Named()
+        user, project = self.user or Named(), self.project or Named()
+        return TaskRecord(
+            id=self.id,
+            name=self.name or "",
+            project=project.name or "",
+            user=user.name or user.id or "",
+            queue=queue_names.get(queue.id or "") or queue.name or "",
+            instance=(self.last_worker or "").split(":", 1)[0],
+            status=self.status,
+            started_at=self.started,
+            ended_at=self.completed or self.status_changed,
+        )
+
+
+RECORD_FIELDS = (
+    "id",
+    "name",
+    "status",
+    "status_changed",
+    "execution.queue.name",
+    "last_worker",
+    "started",
+    "completed",
+    "project.name",
+    "user.name",
+)
+
+
+class TasksEx(Wire):
+    """tasks.get_all_ex."""
+
+    tasks: tuple[TaskItemEx, ...]
+
+
 class LogEvent(Wire):
     """A piece of a task's console."""
 
@@ -240,3 +305,4 @@ TASK_LOG = Reply[TaskLog]
 QUEUES = Reply[Queues]
 WORKERS = Reply[Workers]
 TASKS = Reply[Tasks]
+TASKS_EX = Reply[TasksEx]

@@ -8,7 +8,7 @@ from datetime import timedelta
 import structlog
 
 from gpu_autoscaler.commands.serving import bind, served
-from gpu_autoscaler.commands.storing import open_store, read_only_store
+from gpu_autoscaler.commands.storing import ledger_of, open_store, read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
@@ -74,6 +74,7 @@ async def run(
             clock,
             dry_run=dry_run,
             on_cycle=told,
+            ledger=None if dry_run else ledger_of(setup),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)

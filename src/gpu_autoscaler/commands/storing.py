@@ -13,9 +13,10 @@ from gpu_autoscaler.config.models import StoreConfig
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.clock import RandomIds
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.bucket import Conflict
+from gpu_autoscaler.store.bucket import Bucket, Conflict
 from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
+from gpu_autoscaler.store.ledger import BucketSheets, DayLedger, FileSheets
 
 log = structlog.get_logger("gpu_autoscaler")
 
@@ -49,6 +50,19 @@ def read_only_store(setup: Setup) -> Store:
     if setup.config.store is None:
         return ReadOnlyStore(Path(setup.config.state_dir))
     return ReadOnlyLeasedStore(bucket_of(setup.config.store, setup.secrets))
+
+
+def ledger_of(setup: Setup) -> DayLedger:
+    """The ledger, beside the memory."""
+    settings = setup.config.store
+    if settings is None:
+        return DayLedger(FileSheets(Path(setup.config.state_dir) / "ledger"))
+    folder = (settings.key or "").removesuffix(".json")
+
+    def bucket(name: str) -> Bucket:
+        return bucket_of(settings.model_copy(update={"key": f"{folder}/{name}"}), setup.secrets)
+
+    return DayLedger(BucketSheets(bucket))
 
 
 async def conditions_hold(setup: Setup, settings: StoreConfig) -> bool:

@@ -17,10 +17,11 @@ from gpu_autoscaler.config.watch import ConfigWatcher
 from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.model import FleetTags
+from gpu_autoscaler.runtime.books import Books
 from gpu_autoscaler.runtime.execute import DryExecutor, Executor, LiveExecutor
 from gpu_autoscaler.runtime.loop import ConfigSource, Cycle, Loop
 from gpu_autoscaler.runtime.observe import Observer
-from gpu_autoscaler.runtime.ports import Store
+from gpu_autoscaler.runtime.ports import Ledger, Store
 from gpu_autoscaler.runtime.record import Recorder
 from gpu_autoscaler.scaleway.api import ScalewayApi
 
@@ -129,8 +130,9 @@ def build_loop(
     *,
     dry_run: bool = False,
     on_cycle: Callable[[Cycle], None] = lambda _: None,
+    ledger: Ledger | None = None,
 ) -> Loop:
-    """A loop over these services; dry, it differs in its executor alone."""
+    """A loop over these services; dry, it differs in its executor, and keeps no ledger."""
     loop: Loop | None = None
 
     def wake() -> None:
@@ -140,6 +142,10 @@ def build_loop(
     executor: Executor = DryExecutor()
     if not dry_run:
         executor = LiveExecutor(services.clearml, services.scaleway, clock, wake, store.lease_left)
+    recorder = Recorder(dry_run=dry_run)
+    books = None
+    if ledger is not None and not dry_run:
+        books = Books(ledger, services.clearml, clock, recorder)
     bootstrap_of: Callable[[Config], Bootstrap] = lambda config: Bootstrap(config, secrets)  # noqa: E731
     loop = Loop(
         source,
@@ -148,7 +154,8 @@ def build_loop(
         store,
         bootstrap_of,
         clock,
-        Recorder(dry_run=dry_run),
+        recorder,
         on_cycle,
+        books,
     )
     return loop

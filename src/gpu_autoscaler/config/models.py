@@ -61,12 +61,18 @@ what it did last (30 s)."""
 MAX_LEASE = timedelta(hours=1)
 """So long does nobody act after a crash; anything longer is a slip."""
 
+MIN_BILLING_UNIT = timedelta(seconds=1)
+MAX_BILLING_UNIT = timedelta(hours=1)
+"""Scaleway once billed most machines so."""
+
 MIN_POLLS_PER_LEASE = 4
 """Its holder trusts two thirds of a lease: then one save may fail, and the next is in time."""
 
 KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
 """Of an object: what no client and no service spells differently."""
 
+
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Zone = Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
 
@@ -220,6 +226,25 @@ class QueueConfig(_Settings):
         return maximum
 
 
+class PricesConfig(_Settings):
+    """What Scaleway's API does not say about money. Euros, without tax."""
+
+    volume_eur_per_gb_hour: Price = 0.000118
+    """Of a root volume: 8.6 cents per GB and month. An assumption: look at your invoice."""
+    address_eur_per_hour: Price = 0.004
+    """Of the public address that a machine has while it is on (Scaleway's price of 2025)."""
+    billing_unit: Duration = timedelta(minutes=1)
+    """A power-on is billed in whole ones."""
+
+    @field_validator("billing_unit")
+    @classmethod
+    def _longer_than_nothing(cls, unit: timedelta) -> timedelta:
+        if not MIN_BILLING_UNIT <= unit <= MAX_BILLING_UNIT:
+            bounds = map(format_duration, (MIN_BILLING_UNIT, MAX_BILLING_UNIT))
+            raise ValueError(" to ".join(bounds) + " is allowed")
+        return unit
+
+
 class ClearmlConfig(_Settings):
     """Where ClearML is."""
 
@@ -321,6 +346,7 @@ class Config(_Settings):
     """Directory of the memory, relative to the working directory."""
     store: StoreConfig | None = None
     """Where the memory is instead."""
+    prices: PricesConfig = PricesConfig()
     heartbeat_url: FullUrl | None = Field(default=None, repr=False)
     """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
     notifications: tuple[ChannelConfig, ...] = Field(default=(), repr=False)

@@ -269,6 +269,8 @@ class Outcome:
     at: datetime
     failure: Failure | None = None
     message: str = ""
+    powered_on_at: datetime | None = None
+    """From when on a launched machine is billed, where the cloud said so: by its clock."""
 
     @property
     def placement(self) -> Placement | None:

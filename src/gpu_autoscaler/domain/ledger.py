@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 
@@ -103,13 +103,16 @@ class TaskRecord:
     instance: str
     status: str
     started_at: datetime | None
-    ended_at: datetime | None
+    ended_at: datetime
     kind: Literal["task"] = "task"
 
     @property
-    def key(self) -> tuple[str, datetime | None]:
+    def key(self) -> tuple[str, datetime]:
         """A task that went back to its queue ends more than once."""
         return self.id, self.ended_at
+
+
+Record: TypeAlias = Stretch | TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +124,8 @@ class Page:
     tasks: tuple[TaskRecord, ...] = ()
     problems: tuple[str, ...] = ()
     """Lines that could not be read, with their numbers: what they held is missing."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All that could be read."""
+        return (*self.stretches, *self.tasks)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.episodes import Episode
+from gpu_autoscaler.domain.ledger import Stretch
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.model import Instance, Placement, TaskStatus
 
@@ -66,6 +67,10 @@ class InstanceMemory:
     """Its tag has been seen: when that is gone, somebody released it."""
     untagged_at: datetime | None = None
     """When a listing first lacked its tag since then: that one may be older than the tag."""
+    volume_eur_per_hour: float = 0.0
+    """Of its volume, as it was made."""
+    stretch: Stretch | None = None
+    """What the ledger gets of it next; its `until` is not kept up while it lasts."""
     past: tuple[tuple[InstanceState, datetime], ...] = ()
     """Its states before the present one with their beginnings, oldest first."""
 
@@ -91,6 +96,8 @@ class Pending:
     """A launch whose call got no clear answer: counted until a listing would show it."""
     missed: bool = False
     """A launch whose time is over, and that one listing did not show."""
+    effective_at: datetime | None = None
+    """Once it is done: from when on a launched machine is billed, or when it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +261,14 @@ class Memory:
     """By placement, as text: the seconds that its last boots took, newest last."""
     account: Account | None = None
     """None until prices are known."""
+    unbooked: tuple[Stretch, ...] = ()
+    """Stretches that ended and that the ledger may lack."""
+    untold: dict[str, datetime] = field(default_factory=dict)
+    """Tasks that left their machines and that the ledger may lack, by id, with the moment."""
+    booked_until: dict[str, datetime] = field(default_factory=dict)
+    """After memory was lost: up to when the ledger knows an instance, by server id."""
+    spent: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Euros of the stretches that ended, by day (ISO, UTC) and queue."""
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""

@@ -10,14 +10,15 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from gpu_autoscaler.domain.decisions import World
+from gpu_autoscaler.domain.ledger import Stretch
 from gpu_autoscaler.domain.memory import Memory, PowerOff
 from gpu_autoscaler.domain.model import Instance
 from gpu_autoscaler.policy.settings import CLOCK_MARGIN
 
 T = TypeVar("T")
 
-_BY_OTHER_CLOCKS = (PowerOff, Instance)
-"""By ClearML's, and by Scaleway's."""
+_BY_OTHER_CLOCKS = (PowerOff, Instance, Stretch)
+"""By ClearML's, and by Scaleway's; what is being written to the ledger must stay the same."""
 _BY_CLEARML = frozenset({"fast_failures", "failures_from"})
 
 

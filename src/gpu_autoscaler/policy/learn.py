@@ -139,7 +139,12 @@ def _settle(pending: dict[str, Pending], started: Pending | None, outcome: Outco
         until = outcome.at + START_SETTLE
         pending[started.key] = replace(started, doubtful=True, expires_at=until)
     elif outcome.failure is None and seen_later:
-        pending[started.key] = replace(started, done=True, expires_at=outcome.at + START_SETTLE)
+        pending[started.key] = replace(
+            started,
+            done=True,
+            expires_at=outcome.at + START_SETTLE,
+            effective_at=outcome.powered_on_at or outcome.at,
+        )
     elif pause is not None:
         pending[started.key] = replace(started, failed=True, expires_at=outcome.at + pause)
     else:

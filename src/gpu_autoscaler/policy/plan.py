@@ -27,6 +27,7 @@ from gpu_autoscaler.policy import (
     episodes,
     history,
     launch,
+    ledger,
     lost,
     obey,
     quarantine,
@@ -84,12 +85,13 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     tag_queues(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
     news = episodes.follow(fleet, queues, free_volumes)
+    books = ledger.book(fleet)
     return Plan(
         effects=tuple(fleet.effects),
         memory=replace(
             memory,
             version=SCHEMA_VERSION,
-            instances={server_id: fact.memory for server_id, fact in fleet.facts.items()},
+            instances=books.instances,
             pending=_pending(fleet),
             backoffs=fleet.backoffs.kept(),
             breakers=breakers.kept(),
@@ -110,6 +112,10 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             said=history.said(fleet, answers),
             boots=history.boots(fleet),
             account=history.account(fleet),
+            unbooked=books.unbooked,
+            untold=books.untold,
+            spent=books.spent,
+            booked_until=books.booked_until,
             zones=_zones(fleet),
             troubles=news.troubles,
             episodes=news.episodes,

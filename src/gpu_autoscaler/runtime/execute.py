@@ -9,8 +9,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Protocol, TypeAlias
 
 import structlog
 
@@ -52,6 +52,8 @@ AT_ONCE = 32
 CLEAN_UP_WITHIN = timedelta(seconds=8)
 """A server that was never powered on is gone with its volume after some 6 s. Together with the
 time for calls in flight under the 30 s after which platforms kill."""
+
+_Result: TypeAlias = str | datetime
 
 WITHOUT_LEASE = "another daemon may hold the lease by now"
 NOT_STORED = "the store does not answer: it could be forgotten that this was powered off"
@@ -166,14 +168,16 @@ class LiveExecutor:
         seconds = effect.deadline.total_seconds()
         deadline = asyncio.get_running_loop().time() + seconds
         failure, message = None, ""
+        result: _Result = ""
         try:
             async with asyncio.timeout_at(self._within_lease(deadline)) as limit:
                 self._limits[limit] = deadline
                 try:
                     async with self._lanes[effect.verb]:
-                        message = await self._do(effect, orders)
+                        result = await self._do(effect, orders)
                 finally:
                     del self._limits[limit]
+            message = result if isinstance(result, str) else ""
             failure = Failure.GUARD if message else None
         except TimeoutError:
             late = asyncio.get_running_loop().time() >= deadline
@@ -184,18 +188,22 @@ class LiveExecutor:
         except Exception as error:  # a defect of ours must not end the daemon
             log.exception("effect crashed", effect=effect.key)
             failure, message = Failure.TRANSIENT, f"{type(error).__name__} inside the daemon"
-        self._outcomes.append(Outcome(effect, self._clock.now(), failure, message))
+        powered_on_at = result if isinstance(result, datetime) else None
+        ended_at = self._clock.now()
+        self._outcomes.append(Outcome(effect, ended_at, failure, message, powered_on_at))
         if failure is Failure.OUT_OF_STOCK:
             self._on_empty_shelf()  # the next placement is tried at once
 
-    async def _do(self, effect: Effect, orders: Orders) -> str:
-        """Do it; a returned sentence says why it was left undone."""
+    async def _do(self, effect: Effect, orders: Orders) -> _Result:
+        """Do it; a returned sentence says why it was left undone, a moment when billing began."""
         if self._lease_left() <= 0:
             return WITHOUT_LEASE
         match effect:
             case CreateInstance(order=order) if orders.bootstrap is not None:
                 user_data = orders.bootstrap.user_data(order.queue, order.name)
-                await self._scaleway.create(order, user_data)
+                return await self._scaleway.create(order, user_data) or ""
+            case StartInstance(instance=instance):
+                return await self._scaleway.start(instance) or ""
             case StopInstance():
                 return await self._stop(effect, orders)
             case OnInstance():
@@ -212,8 +220,6 @@ class LiveExecutor:
 
     async def _change(self, effect: OnInstance) -> None:
         match effect:
-            case StartInstance(instance=instance):
-                await self._scaleway.start(instance)
             case DeleteInstance(instance=instance):
                 await self._scaleway.delete(instance)
             case SetTags(instance=instance, add=add, remove=remove):

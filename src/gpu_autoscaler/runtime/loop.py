@@ -20,6 +20,7 @@ from gpu_autoscaler.domain.requests import Answer, Request
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.rescue import stuck_tasks
+from gpu_autoscaler.runtime.books import Books
 from gpu_autoscaler.runtime.execute import Executor, Orders, is_failure
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.runtime.ports import Bootstrap, Store
@@ -87,14 +88,17 @@ class Loop:
         clock: Clock,
         recorder: Recorder,
         on_cycle: Callable[[Cycle], None] = lambda _: None,
+        books: Books | None = None,
     ) -> None:
+        """Without `books`, as in a dry run, nobody keeps a ledger."""
         self._source, self._observer, self._executor = source, observer, executor
         self._store, self._bootstrap_of, self._clock = store, bootstrap_of, clock
-        self._recorder, self._on_cycle = recorder, on_cycle
+        self._recorder, self._on_cycle, self._books = recorder, on_cycle, books
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._memory: Memory | None = None
         self._lost_memory = True
+        """What there is of it comes from the ledger alone."""
         self._leads = False
         """The lease was ours when the store last said so; by now it may have run out."""
         self._force: tuple[Config, Bootstrap] | None = None
@@ -124,6 +128,11 @@ class Loop:
     def leads(self) -> bool:
         """Whether this daemon may act; otherwise it observes, and waits for the lease."""
         return self._leads and self._store.lease_left() > 0
+
+    @property
+    def memory(self) -> Memory | None:
+        """The newest one; None when there is none yet."""
+        return self._memory
 
     @property
     def interval(self) -> timedelta:
@@ -245,6 +254,8 @@ class Loop:
             self._executor.submit(
                 Orders(made.effects, made.memory.queue_ids, bootstrap, stuck, stored)
             )
+            if self._books is not None and stored:
+                self._memory = await self._books.keep(made.memory, world.clearml)
         else:
             # without a lease nothing is begun, nor what could not be remembered on a disk: a
             # crash would double or leak it
@@ -317,6 +328,8 @@ class Loop:
         kept = await self._store.load()
         self._memory, self._leads = kept.memory, kept.ours
         self._lost_memory = kept.memory is None
+        if kept.ours and kept.memory is None and self._books is not None:
+            self._memory = await self._books.recall()
         if kept.ours:
             self._executor.take_outcomes()  # of an earlier lease: others have acted since
         self._recorder.lease(held=kept.ours, holder=kept.holder)

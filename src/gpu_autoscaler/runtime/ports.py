@@ -6,9 +6,10 @@ deadline at the latest.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
+from gpu_autoscaler.domain.ledger import Page, Stretch, TaskRecord
 from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.domain.model import (
     Availability,
@@ -40,6 +41,11 @@ class Clearml(Protocol):
     async def ended_tasks(self, queue_ids: Collection[str], since: datetime) -> Sequence[Task]:
         """Tasks of these queues that ended (stopped, failed, completed) at `since` or later."""
 
+    async def task_records(
+        self, task_ids: Collection[str], queue_names: Mapping[str, str]
+    ) -> Sequence[TaskRecord]:
+        """Those of the tasks that ended, as the ledger keeps them; `queue_names`: by id."""
+
     async def requeue_to_front(self, task: Task, note: str) -> None:
         """Put a task back at the head of its queue, whatever its status, with a note on it."""
 
@@ -69,10 +75,11 @@ class Scaleway(Protocol):
     async def prices(self, zone: str) -> Mapping[str, float]:
         """Euros per hour of every commercial type in a zone, without tax."""
 
-    async def create(self, order: CreateOrder, user_data: bytes) -> None:
-        """Make, tag, fill and power on one instance; on failure nothing of it is left behind."""
+    async def create(self, order: CreateOrder, user_data: bytes) -> datetime | None:
+        """Make, tag, fill and power on one instance; on failure nothing of it is left behind.
+        Returns from when on it is billed, where the cloud says so; so does `start`."""
 
-    async def start(self, instance: Instance) -> None:
+    async def start(self, instance: Instance) -> datetime | None:
         """Power on a stopped instance."""
 
     async def stop(self, instance: Instance) -> None:
@@ -131,3 +138,13 @@ class Store(Protocol):
 
     def lease_left(self) -> float:
         """Seconds for which this daemon may still act; 0.0 when it may not."""
+
+
+class Ledger(Protocol):
+    """What was used, day by day; apart from the memory, which forgets. Raises StoreError."""
+
+    async def read(self, day: date) -> Page:
+        """What is known of a day (UTC)."""
+
+    async def add(self, stretches: Sequence[Stretch], tasks: Sequence[TaskRecord]) -> None:
+        """Write down what is not written yet; when this returns, a crash cannot lose it."""

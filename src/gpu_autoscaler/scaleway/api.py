@@ -5,7 +5,7 @@ Fits the `Scaleway` port of the runtime without knowing it. Every method raises 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -136,13 +136,14 @@ class ScalewayApi:
         """Raise Rejected, naming what would fit, when the image does not boot there."""
         await self._catalog.image_id(label, placement)
 
-    async def create(self, order: CreateOrder, user_data: bytes) -> None:
-        """Make, tag, fill and power on one instance; on failure nothing of it is left behind."""
-        await self._creation.create(order, user_data)
+    async def create(self, order: CreateOrder, user_data: bytes) -> datetime | None:
+        """Make, tag, fill and power on one instance; on failure nothing of it is left behind.
+        Returns from when on it is billed, where Scaleway says so; so does `start`."""
+        return await self._creation.create(order, user_data)
 
-    async def start(self, instance: Instance) -> None:
+    async def start(self, instance: Instance) -> datetime | None:
         """Power on a stopped instance. Raises OutOfStock: its hypervisor slot was given away."""
-        await self._servers.power_on(instance.zone, instance.id)
+        return await self._servers.power_on(instance.zone, instance.id)
 
     async def stop(self, instance: Instance) -> None:
         """Power off: not billed any more, volumes kept. One that is off or gone is no failure."""

@@ -6,6 +6,9 @@ agent may have taken a task by then, so the loop decides about it as about any o
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
 
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError, NotFound, RateLimited, Transient
@@ -16,6 +19,8 @@ from gpu_autoscaler.scaleway.servers import Servers
 from gpu_autoscaler.scaleway.transport import persist
 from gpu_autoscaler.scaleway.volumes import Volumes
 from gpu_autoscaler.scaleway.wire import Server
+
+T = TypeVar("T")
 
 STEP_ATTEMPTS = 4
 STEP_PAUSE = 2.0
@@ -60,8 +65,8 @@ class Creation:
         for cleanup in self._cleanups:
             cleanup.cancel()
 
-    async def create(self, order: CreateOrder, user_data: bytes) -> None:
-        """Make, tag, fill and power on one instance.
+    async def create(self, order: CreateOrder, user_data: bytes) -> datetime | None:
+        """Make, tag, fill and power on one instance; from when on it is billed, if known.
 
         On failure, also a cancellation, server and volumes are removed before the error goes
         on; when that fails too, the message says so.
@@ -70,14 +75,15 @@ class Creation:
         born: Server | None = None
         try:
             born = await self._servers.create(order, image_id)
-            await self._equip(born, order, user_data)
+            powered_on_at = await self._equip(born, order, user_data)
         except BaseException as failure:
             if born is not None or _perhaps_born(failure):
                 await self._clean_up(order, born, failure)
             raise
         await self._declare_born(born, order)
+        return powered_on_at
 
-    async def _equip(self, born: Server, order: CreateOrder, user_data: bytes) -> None:
+    async def _equip(self, born: Server, order: CreateOrder, user_data: bytes) -> datetime | None:
         """Tags on the volumes first: from there on nothing of it can be lost sight of."""
         zone, server_id = order.placement.zone, born.instance.id
 
@@ -91,13 +97,18 @@ class Creation:
         async def set_user_data() -> None:
             await self._servers.set_user_data(zone, server_id, user_data)
 
-        async def power_on() -> None:
-            await self._servers.power_on(zone, server_id)
+        async def power_on() -> datetime | None:
+            return await self._servers.power_on(zone, server_id)
 
-        for step in (tag_volumes, set_user_data, power_on):
-            await persist(
-                self._clock, step, attempts=STEP_ATTEMPTS, pause=STEP_PAUSE, errors=PASSING
-            )
+        for step in (tag_volumes, set_user_data):
+            await self._persist(step)
+        return await self._persist(power_on)
+
+    async def _persist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Through what passes by itself right after a birth."""
+        return await persist(
+            self._clock, step, attempts=STEP_ATTEMPTS, pause=STEP_PAUSE, errors=PASSING
+        )
 
     async def _declare_born(self, born: Server, order: CreateOrder) -> None:
         """Take the phase tag away. The machine is good and starting: no failure here undoes it,
@@ -109,9 +120,7 @@ class Creation:
             )
 
         try:
-            await persist(
-                self._clock, drop_phase, attempts=STEP_ATTEMPTS, pause=STEP_PAUSE, errors=PASSING
-            )
+            await self._persist(drop_phase)
         except ApiError:
             return
 

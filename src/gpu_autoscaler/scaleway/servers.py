@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import datetime
 
 from gpu_autoscaler.domain.errors import ApiError, NotFound, Rejected, Transient
 from gpu_autoscaler.domain.model import (
@@ -12,7 +13,14 @@ from gpu_autoscaler.domain.model import (
     ServerState,
 )
 from gpu_autoscaler.scaleway.transport import Transport
-from gpu_autoscaler.scaleway.wire import Server, create_body, one_line, server_of, tags_of
+from gpu_autoscaler.scaleway.wire import (
+    Server,
+    begun_at,
+    create_body,
+    one_line,
+    server_of,
+    tags_of,
+)
 
 STOPPING_IN_PLACE = "stopping in place"
 """The state detail of a machine on its way to standby, where it is billed in full."""
@@ -74,19 +82,22 @@ class Servers:
         self._check(tags)
         await self._transport.send("PATCH", _server(zone, server_id), json={"tags": tags})
 
-    async def act(self, zone: str, server_id: str, action: str) -> None:
-        """Ask for `poweron` or `poweroff`; the answer is only that it was heard."""
+    async def act(self, zone: str, server_id: str, action: str) -> datetime | None:
+        """Ask for `poweron` or `poweroff`; the answer is only that it was heard, and when."""
         path = f"{_server(zone, server_id)}/action"
-        await self._transport.send("POST", path, json={"action": action})
+        return begun_at(await self._transport.post(path, {"action": action}))
 
     async def delete(self, zone: str, server_id: str) -> None:
         """Delete a stopped server; its block volumes stay."""
         await self._transport.send("DELETE", _server(zone, server_id))
 
-    async def power_on(self, zone: str, server_id: str) -> None:
-        """Power on; a refusal or a lost reply is no failure when the server starts all the same."""
+    async def power_on(self, zone: str, server_id: str) -> datetime | None:
+        """Power on; a refusal or a lost reply is no failure when the server starts all the same.
+
+        Returns from when on it is billed, as far as Scaleway says so.
+        """
         try:
-            await self.act(zone, server_id, "poweron")
+            return await self.act(zone, server_id, "poweron")
         except (Transient, Rejected) as refusal:
             try:
                 fresh = (await self.get(zone, server_id)).instance
@@ -99,6 +110,7 @@ class Servers:
                 raise Transient(f"{refusal}; and it cannot be looked at: {blind}") from None
             if fresh.state not in (ServerState.STARTING, ServerState.RUNNING):
                 raise _in_passing(refusal, fresh) from None
+            return fresh.modified_at
 
     async def power_off(self, zone: str, server_id: str) -> None:
         """Power off; one that is off, on its way there, or gone is no failure."""

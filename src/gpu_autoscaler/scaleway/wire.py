@@ -228,6 +228,15 @@ def one_line(text: str) -> str:
     return printable[:BOOT_REPORT_LENGTH]
 
 
+def begun_at(answer: Mapping[str, Any]) -> datetime | None:
+    """When Scaleway began to do what it was asked for; None where the answer does not say that:
+    it is accepted all the same."""
+    try:
+        return moment_of(datetime.fromisoformat(answer["task"]["started_at"]))
+    except (TypeError, ValueError, LookupError):
+        return None
+
+
 def readable(what: str, read: Callable[[], T]) -> T:
     """What `read` makes of the JSON. Raises Transient when that cannot be read."""
     try:

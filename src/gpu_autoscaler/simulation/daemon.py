@@ -16,6 +16,7 @@ from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import RateLimited, Transient, Unauthorized
 from gpu_autoscaler.domain.model import FleetTags, Instance, Volume
 from gpu_autoscaler.emulator.inprocess import InProcessClearml, InProcessScaleway
+from gpu_autoscaler.runtime.books import Books
 from gpu_autoscaler.runtime.execute import LiveExecutor
 from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.runtime.observe import Observer
@@ -236,6 +237,7 @@ class Daemon:
         self.executor = LiveExecutor(
             clearml, scaleway, self.clock, self._wake, self.store.lease_left
         )
+        recorder = Recorder()
         self.loop = Loop(
             world.source(),
             Observer(clearml, scaleway, self.clock),
@@ -243,8 +245,9 @@ class Daemon:
             self.store,
             world.bootstrap,
             self.clock,
-            Recorder(),
+            recorder,
             lambda cycle: self._cycled(world, cycle),
+            Books(world.ledger_for(self), clearml, self.clock, recorder),
         )
         self.main = self.process.start(self._live())
 

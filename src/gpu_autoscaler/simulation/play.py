@@ -11,9 +11,11 @@ from typing import Any
 import structlog
 
 from gpu_autoscaler.domain.model import KEEP_TAG, FleetTags, ServerState
+from gpu_autoscaler.emulator.scaleway_bill import Bill
 from gpu_autoscaler.emulator.scaleway_order import NewServer
 from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.runtime.clock import run_virtual
+from gpu_autoscaler.simulation import ledger
 from gpu_autoscaler.simulation.chaos import Chaos
 from gpu_autoscaler.simulation.daemon import track_processes
 from gpu_autoscaler.simulation.faults import RATES
@@ -43,7 +45,8 @@ class Result:
     world: World
     violation: Violation | None
     simulated: timedelta
-
+    ended_at: datetime
+    bill: Bill
     figures: Figures
     left: int
     """Servers and free volumes of the fleet that nobody wants to keep."""
@@ -93,14 +96,16 @@ class _Play:
         if await self._unless_broken(story):
             chaos.end()
             if await self._unless_broken(self._settle()):
-                for problem in world.fates.problems():
+                written = ledger.stretches(world, world.clock.now())
+                for problem in (*world.fates.problems(), *ledger.counted_twice(written)):
                     world.watch.violated(problem)
                 if foreign != [repr(s) for s in world.scaleway.all_servers() if not world.ours(s)]:
                     world.watch.violated("something that is not the fleet's was touched")
         for daemon in world.daemons:
             daemon.process.kill()
         now = world.clock.now()
-        return Result(world, world.watch.broken, now - begun, world.figures(), self._left())
+        bill, figures = world.scaleway.bill(), world.figures()
+        return Result(world, world.watch.broken, now - begun, now, bill, figures, self._left())
 
     async def _unless_broken(self, work: Awaitable[Any]) -> bool:
         """Whether it went to its end before anything was violated."""

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -30,7 +30,9 @@ from gpu_autoscaler.simulation.faults import Rates
 from gpu_autoscaler.simulation.figures import BootLog, Figures, figures
 from gpu_autoscaler.simulation.invariants import BLACK_HOLE_TASK, Watch, queue_of
 from gpu_autoscaler.simulation.store import FaultyBucket, LocalStore
+from gpu_autoscaler.store.bucket import Bucket
 from gpu_autoscaler.store.lease import LeasedStore
+from gpu_autoscaler.store.ledger import BucketSheets, DayLedger
 
 T = TypeVar("T")
 
@@ -199,6 +201,9 @@ class World:
         self.scaleway.world = self
         self.machines.crash = self.scaleway.crash
         self.bucket = InMemoryBucket(self.clock)
+        self.ledger_pages: dict[str, InMemoryBucket] = defaultdict(
+            lambda: InMemoryBucket(self.clock)
+        )
         self.watch = Watch(self)
         self.configs.append((self.clock.now(), self.config))
         self._boots = self.random("boots")
@@ -244,6 +249,14 @@ class World:
             return LocalStore(self, daemon)
         wire = FaultyBucket(self.bucket, self, daemon)
         return LeasedStore(wire, daemon.clock, holder=daemon.name, lasts=LEASE)
+
+    def ledger_for(self, daemon: Daemon) -> DayLedger:
+        """Its way to the ledger."""
+
+        def page(name: str) -> Bucket:
+            return FaultyBucket(self.ledger_pages[name], self, daemon)
+
+        return DayLedger(BucketSheets(page))
 
     def start_daemon(self, *, ahead: timedelta = timedelta(0)) -> Daemon:
         """A new process."""

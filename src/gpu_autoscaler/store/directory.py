@@ -1,8 +1,6 @@
 """Memory as one JSON file in a directory: replaced atomically, locked against a second daemon."""
 
-import contextlib
 import math
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
 from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.store.document import refuse_newer
+from gpu_autoscaler.store.files import write_whole
 from gpu_autoscaler.store.read_only import NothingKept
 
 log = structlog.get_logger("gpu_autoscaler")
@@ -69,21 +68,9 @@ class DirectoryStore:
 
     async def save(self, memory: Memory) -> None:
         """Keep it: when this returns, no crash loses it. Raises StoreError."""
-        draft = self._file.with_suffix(".new")
         self._keeps = False
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:  # noqa: ASYNC230 - a few kilobytes
-                file.write(_MEMORY.dump_json(memory))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._file)
-            _flush_directory(self._directory)
-            self._keeps = True
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise StoreError(f"{self._file}: cannot be written ({error.strerror})") from error
+        write_whole(self._file, _MEMORY.dump_json(memory))
+        self._keeps = True
 
     async def release(self) -> None:
         """The lock is given back when the store is closed."""
@@ -117,15 +104,6 @@ class ReadOnlyStore(NothingKept):
             return Kept(_read(self._file))
         except ValidationError:
             return Kept(None)
-
-
-def _flush_directory(directory: Path) -> None:
-    """The new name, too, must survive a crash of the machine."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(file: Path) -> Memory | None:

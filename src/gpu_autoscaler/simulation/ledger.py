@@ -1,0 +1,45 @@
+"""What the daemons wrote down of the simulated time, to be held against what really happened."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from gpu_autoscaler.domain.ledger import Stretch
+from gpu_autoscaler.policy.ledger import lasting
+from gpu_autoscaler.store.pages import parse
+
+if TYPE_CHECKING:
+    from gpu_autoscaler.simulation.world import World
+
+TICK = timedelta(milliseconds=1)
+"""Moments are stored to the microsecond, and reckoned with floats."""
+
+
+def stretches(world: "World", until: datetime) -> list[Stretch]:
+    """Everything that is written, or that the last daemon remembers, up to now."""
+    found: list[Stretch] = []
+    for name, page in world.ledger_pages.items():
+        if page.blob is not None:
+            found += parse(date.fromisoformat(name[:10]), page.blob.content, name).stretches
+    memory = world.daemons[-1].loop.memory
+    if memory is not None:
+        written = {each.key for each in found}
+        found += [each for each in memory.unbooked if each.key not in written]
+        found += [replace(each, until=until) for each in lasting(memory) if each.since < until]
+    return found
+
+
+def counted_twice(of: Iterable[Stretch]) -> list[str]:
+    """Moments of an instance that are in two stretches."""
+    by_server: dict[str, list[Stretch]] = defaultdict(list)
+    for each in of:
+        by_server[each.server_id].append(each)
+    return [
+        f"{other.instance} is counted twice from {other.since} to {one.until}"
+        for all_of_one in by_server.values()
+        for one, other in pairwise(sorted(all_of_one, key=lambda each: each.since))
+        if one.until - other.since > TICK
+    ]
