@@ -97,7 +97,7 @@ def learned(
 @pytest.mark.parametrize("effect", [CREATE, START_M1, STOP_M1, DELETE_M1, TAG_M1])
 def test_what_was_accepted_is_awaited_for_a_minute(effect: Effect) -> None:
     found = learned(effect).memory.pending
-    settled = pending(effect, done=True, expires_at=ENDED_AT + seconds(60))
+    settled = pending(effect, done=True, expires_at=ENDED_AT + seconds(60), effective_at=ENDED_AT)
     assert found == {effect.key: settled, "stop:id-m7": pending("stop:id-m7")}
 
 
@@ -361,6 +361,32 @@ def test_the_memory_that_was_given_is_left_alone() -> None:
     memory = Memory(pending={CREATE.key: pending(CREATE)})
     learn(world(Outcome(CREATE, ENDED_AT)), memory, START)
     assert memory.pending == {CREATE.key: pending(CREATE)}
+
+
+@pytest.mark.parametrize(
+    ("told", "counts_from"),
+    [
+        (START + minutes(6), START),  # our clock was set back since
+        (START - minutes(6), START - seconds(30)),  # or forward: it ended after the last cycle
+        (START - seconds(20), START - seconds(20)),
+    ],
+)
+def test_a_clock_that_was_set_neither_lengthens_nor_shortens_a_pause(
+    told: datetime, counts_from: datetime
+) -> None:
+    under_way = {STOP_M1.key: pending(STOP_M1)}
+    memory = Memory(pending=under_way, planned_at=START - seconds(30))
+    refused = Outcome(STOP_M1, told, Failure.UNAUTHORIZED, "403")
+    found = learn(world(refused), memory, START).memory.pending[STOP_M1.key]
+    assert found.expires_at == counts_from + minutes(2)
+
+
+def test_where_scaleway_says_since_when_it_is_billed_that_counts() -> None:
+    on_at = ENDED_AT - seconds(3)
+    under_way = {CREATE.key: pending(CREATE)}
+    outcome = Outcome(CREATE, ENDED_AT, powered_on_at=on_at)
+    found = learn(world(outcome), Memory(pending=under_way), START).memory.pending[CREATE.key]
+    assert found.effective_at == on_at
 
 
 def test_old_outcomes_do_not_lengthen_what_is_under_way() -> None:

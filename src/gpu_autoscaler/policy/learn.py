@@ -40,8 +40,10 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     requeued = dict(memory.requeued)
     popped, popped_back = dict(memory.popped), dict(memory.popped_back)
     counts = {Reason.LOST_TASK: requeued, Reason.POPPED_TASK: popped_back}
-    for outcome in world.outcomes:
-        effect = outcome.effect
+    for told in world.outcomes:
+        # it ended since the last cycle, whatever our clock said then: it may have been set
+        ended_at = min(max(told.at, memory.planned_at or told.at), now)
+        outcome, effect = replace(told, at=ended_at), told.effect
         started = pending.get(effect.key)
         spec = world.specs.get(started.queue, "") if started else ""
         if not _own_fault(outcome):
