@@ -74,6 +74,8 @@ KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+Share = Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)]
+
 Zone = Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
 
 
@@ -169,6 +171,24 @@ class AgentConfig(_Settings):
         return tuple(v for k, v in self.environment.items() if v and looks_secret(k))
 
 
+class BudgetConfig(_Settings):
+    """What a day, a week or a month may cost. Euros, without tax; periods begin at midnight UTC."""
+
+    eur: float = Field(gt=0, allow_inf_nan=False)
+    per: Literal["day", "week", "month"]
+    alert_at: tuple[Share, ...] = (80,)
+    """Percent of it at which people are told; they are told at the cap as well."""
+    at_cap: Literal["block", "alert"] = "block"
+    """Nothing is launched and no task pulled until the next period; or people are told alone."""
+
+
+def _one_for_each_period(budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
+    periods = [budget.per for budget in budgets]
+    if len(set(periods)) < len(periods):
+        raise ValueError("two budgets for the same period: the smaller one alone would count")
+    return budgets
+
+
 class QueueConfig(_Settings):
     """One queue with the defaults merged in."""
 
@@ -193,6 +213,8 @@ class QueueConfig(_Settings):
     quarantine_retention: Duration = timedelta(hours=24)
     """How long a machine that failed whatever it pulled is kept, powered off, to be looked at."""
     idle_action: Literal["stop", "delete"] = "stop"
+    budgets: tuple[BudgetConfig, ...] = ()
+    """For this queue alone."""
     volume: VolumeConfig = VolumeConfig()
     scratch: Size = 0
     """Bytes of fast local storage, emptied at every stop; 0 for none."""
@@ -212,6 +234,11 @@ class QueueConfig(_Settings):
             if placement in placements[:index]:
                 raise ValueError(f"{placement} is listed twice")
         return placements
+
+    @field_validator("budgets")
+    @classmethod
+    def _one_per_period(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
+        return _one_for_each_period(budgets)
 
     @field_validator("max_instances")
     @classmethod
@@ -347,6 +374,8 @@ class Config(_Settings):
     store: StoreConfig | None = None
     """Where the memory is instead."""
     prices: PricesConfig = PricesConfig()
+    budgets: tuple[BudgetConfig, ...] = ()
+    """For all queues together."""
     heartbeat_url: FullUrl | None = Field(default=None, repr=False)
     """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
     notifications: tuple[ChannelConfig, ...] = Field(default=(), repr=False)
@@ -354,6 +383,11 @@ class Config(_Settings):
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)
     """By name, in the order of the file."""
+
+    @field_validator("budgets")
+    @classmethod
+    def _one_per_period(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
+        return _one_for_each_period(budgets)
 
     @field_validator("poll_interval")
     @classmethod

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     OUTAGE = "outage"
     QUEUE_MISSING = "queue_missing"
     PAUSED = "paused"
+    BUDGET = "budget"
     IN_FLIGHT = "in_flight"
     WAITING = "waiting"
 

@@ -28,6 +28,7 @@ class EpisodeKind(StrEnum):
     QUARANTINED = "quarantined"
     ORPHAN_REMOVED = "orphan_removed"
     UNAUTHORIZED = "unauthorized"
+    BUDGET = "budget"
     OBSERVATION_FAILING = "observation_failing"
     # not of the policy: who is told of them sees them by itself
     LOOP_STALLED = "loop_stalled"

@@ -181,6 +181,10 @@ class Pause:
     """Somebody resumed it; its tag is about to go."""
     tagged: bool = False
     """Its tag has been seen: when that is gone, somebody resumed it at ClearML."""
+    asked: bool = True
+    """A person wants it, and not only a budget."""
+    budget: str = ""
+    """Why a budget holds it, and until when; empty when none does."""
 
 
 @dataclass(frozen=True, slots=True)

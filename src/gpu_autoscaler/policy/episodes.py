@@ -48,6 +48,7 @@ def follow(
     _orphans(following, fleet, free_volumes)
     _permissions(following, fleet)
     _answers(following, fleet)
+    _budgets(following, fleet)
     return following
 
 
@@ -279,3 +280,27 @@ def _answers(following: Following, fleet: Fleet) -> None:
                 "launched or stopped there; see whether the service, or the way to it, is down"
             )
             following.wrong(kind, subject, Severity.ERROR, text, patience=OBSERVATION_PATIENCE)
+
+
+def _budgets(following: Following, fleet: Fleet) -> None:
+    """One for each share that is reached, until the next period begins."""
+    for standing in fleet.budgets:
+        budget, reached = standing.budget, f"{standing.eur:.2f} EUR of {standing.name} are spent"
+        for share in budget.alert_at:
+            if standing.share * 100 >= share:
+                text = (
+                    f"{reached}; it will be {standing.projected_eur:.2f} by "
+                    f"{standing.until:%Y-%m-%d %H:%M} UTC if all that is paid for now goes on"
+                )
+                subject = f"{share:g} % of {standing.name}"
+                following.wrong(EpisodeKind.BUDGET, subject, Severity.WARNING, text)
+        if standing.share >= 1:
+            severity, what = Severity.WARNING, "it holds nothing back"
+            if standing.blocks:
+                severity = Severity.ERROR
+                what = (
+                    "nothing is launched and no task pulled until "
+                    f"{standing.until:%Y-%m-%d %H:%M} UTC, what runs finishes; raise it if that "
+                    "is too early"
+                )
+            following.wrong(EpisodeKind.BUDGET, standing.name, severity, f"{reached}: {what}")

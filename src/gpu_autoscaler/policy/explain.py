@@ -101,6 +101,8 @@ class Explainer:
     def _what_it_waits_for(
         self, place: int, queue: QueueDecision
     ) -> tuple[list[str], datetime | None]:
+        if queue.reason is Reason.BUDGET:
+            return [f"{queue.because[0].upper()}{queue.because[1:]}. What runs finishes."], None
         if queue.reason is Reason.PAUSED:
             return [f"{queue.queue} is {queue.because}: it starts after somebody resumes it."], None
         idle = [one for one in self._of(queue) if one.state is S.IDLE and one.effect is None]

@@ -19,6 +19,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Memory, Pending
 from gpu_autoscaler.domain.model import Placement, Task, TaskStatus
 from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.budgets import Standing
 from gpu_autoscaler.policy.questions import queue_names
 from gpu_autoscaler.policy.settings import WORKER_FRESH
 from gpu_autoscaler.policy.state import Fact
@@ -50,6 +51,8 @@ class Fleet:
     """Names: an instance of another one, found without memory, may run what nobody asked for."""
     _unlisted: dict[str, list[Pending]] = field(default_factory=dict)
     """Creations under way that no listing shows yet, by queue."""
+    budgets: tuple[Standing, ...] = ()
+    """How each stood when this cycle began."""
     withheld: set[str] = field(default_factory=set)
     """Machines with a task that goes back to its queue once it is sure that they are off."""
     names_taken: set[str] = field(default_factory=set)

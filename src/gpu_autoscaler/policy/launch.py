@@ -99,6 +99,9 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
     elif (pause := fleet.memory.pauses.get(queue.name)) is not None and not pause.ending:
         wanted = 0
         reason, because = Reason.PAUSED, f"paused since {pause.since:%Y-%m-%d %H:%M} UTC"
+        if pause.budget:
+            also = "" if pause.asked is False else f"; and {because}"
+            reason, because = Reason.BUDGET, pause.budget + also
     elif wanted > (confirmed := _confirmed(fleet, queue, wanted)):
         wanted = confirmed
         reason, because = Reason.UNCONFIRMED, _why_unconfirmed(fleet)

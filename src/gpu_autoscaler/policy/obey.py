@@ -41,6 +41,8 @@ def _of_queue(fleet: Fleet, request: Request) -> Answer:
     pause = fleet.memory.pauses.get(name)
     later = "" if name in fleet.world.clearml.queues else ", once ClearML answers"
     if request.kind is RequestKind.RESUME:
+        if pause is not None and pause.budget:
+            return Answer(request, False, f"{name} is held: {pause.budget}, or when it is raised")
         if pause is None:
             return Answer(request, True, f"{name} was not paused")
         return Answer(request, True, f"{name} is resumed{later}")

@@ -23,6 +23,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory, Pending, Requeue
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
 from gpu_autoscaler.policy import (
+    budgets,
     cleanup,
     episodes,
     history,
@@ -59,10 +60,13 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
         # while no zone answers, none is waited for in particular
         memory = replace(memory, begun_at=now)
     learned = learn(world, memory, now)
-    memory = replace(learned.memory, pauses=pauses(world, learned.memory, config, now))
+    standings = budgets.standings(learned.memory, config, world.prices, now)
+    held = budgets.held(standings, config)
+    memory = replace(learned.memory, pauses=pauses(world, learned.memory, config, now, held))
     facts = Join(world, memory, config, now).facts()
     pending, breakers = dict(memory.pending), Breakers(memory.breakers, now)
     fleet = Fleet(config, world, memory, now, facts, learned.backoffs, breakers, pending)
+    fleet.budgets = standings
     quarantine.judge(fleet)
     breakers.watch(fleet.facts.values(), memory)
     for fact in facts.values():

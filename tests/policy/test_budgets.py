@@ -1,0 +1,187 @@
+"""Budgets: what is spent, who is held for it and until when, and what people hear of it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from gpu_autoscaler.domain.effects import Reason, TagQueue
+from gpu_autoscaler.domain.episodes import EpisodeKind, Severity
+from gpu_autoscaler.domain.memory import Memory, Pause
+from gpu_autoscaler.domain.model import PAUSE_TAG
+from gpu_autoscaler.domain.requests import Request, RequestKind
+from gpu_autoscaler.policy.budgets import Standing, held, period, standings
+from gpu_autoscaler.policy.explain import Explainer
+from tests.policy.worlds import QUEUE, START, TYPE, Story, config, known, minutes, reasons
+from tests.store.test_ledger import stretch
+
+DAY: Mapping[str, Any] = {"eur": 20, "per": "day"}
+TODAY, YESTERDAY = "2026-09-07", "2026-09-06"
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("per", "now", "since", "until"),
+    [
+        ("day", "2026-09-07T00:00", "2026-09-07", "2026-09-08"),
+        ("day", "2026-09-07T23:59", "2026-09-07", "2026-09-08"),
+        ("week", "2026-09-07T00:00", "2026-09-07", "2026-09-14"),  # a Monday
+        ("week", "2026-09-13T23:59", "2026-09-07", "2026-09-14"),
+        ("month", "2026-09-30T12:00", "2026-09-01", "2026-10-01"),
+        ("month", "2026-12-31T23:59", "2026-12-01", "2027-01-01"),
+        ("month", "2028-02-29T12:00", "2028-02-01", "2028-03-01"),
+    ],
+)
+def test_a_period_begins_and_ends_at_midnight(per: str, now: str, since: str, until: str) -> None:
+    assert period(per, moment(now)) == (moment(since), moment(until))
+
+
+def standing(memory: Memory, budget: Mapping[str, Any] = DAY, **queue: Any) -> Standing:
+    """Of the only budget: the fleet's, or the queue's if it has one."""
+    settings = config(queue, **({} if queue else {"budgets": [budget]}))
+    (found,) = standings(memory, settings, {TYPE: 3.0}, START)
+    return found
+
+
+def lasting(**changes: Any) -> Memory:
+    """A machine that is on since yesterday evening, and what ended before."""
+    on = stretch(queue=QUEUE, since=START - timedelta(hours=10), eur_per_hour=2.0, **changes)
+    spent = {YESTERDAY: {QUEUE: 100.0}, TODAY: {QUEUE: 3.0, "other": 1.0}}
+    return Memory(instances={"id-m1": replace(known("m1"), stretch=on)}, spent=spent)
+
+
+def test_what_lasts_counts_from_the_beginning_of_the_period() -> None:
+    found = standing(lasting())
+    assert found.eur == pytest.approx(4.0 + 8 * 2.0)  # START is 08:00
+    assert found.projected_eur == pytest.approx(20.0 + 16 * 2.0)
+    assert standing(lasting(storage_eur_per_hour=0.5)).eur == pytest.approx(4.0 + 8 * 2.5)
+    unknown = standing(Memory(instances={"id-m1": replace(known("m1"), stretch=None)}))
+    assert (unknown.eur, unknown.share) == (0.0, 0.0)
+
+
+def test_a_queue_pays_for_itself_alone() -> None:
+    assert standing(lasting(), budgets=[DAY]).eur == pytest.approx(3.0 + 16.0)
+    assert standing(lasting(), budgets=[{"eur": 9, "per": "month"}]).eur == pytest.approx(123.0)
+
+
+def test_a_machine_whose_price_came_late_counts_with_it() -> None:
+    memory = lasting()
+    one = memory.instances["id-m1"]
+    assert one.stretch is not None
+    priceless = replace(one, stretch=replace(one.stretch, eur_per_hour=None))
+    memory = replace(memory, instances={"id-m1": priceless})
+    assert standing(memory).eur == pytest.approx(4.0 + 8 * 3.0)
+
+
+def test_the_budget_that_opens_last_holds() -> None:
+    settings = config({"budgets": [{"eur": 1, "per": "month"}, DAY]}, budgets=[DAY])
+    found = held(standings(lasting(), settings, {}, START), settings)
+    assert found[QUEUE].budget.per == "month"
+    mild = config(budgets=[{**DAY, "at_cap": "alert"}])
+    assert held(standings(lasting(), mild, {}, START), mild) == {}
+
+
+# --- in a plan
+
+
+def story(spent: float, **changes: Any) -> Story:
+    """A task waits, and so much is spent today."""
+    memory = Memory(planned_at=START - minutes(0.5), spent={TODAY: {QUEUE: spent}})
+    here = Story(config=config(budgets=[DAY]), memory=memory, prices={TYPE: 3.0}, **changes)
+    here.enqueue("t1")
+    return here
+
+
+def test_below_the_cap_nothing_changes() -> None:
+    assert reasons(story(19.99).cycle()) == ["demand"]
+
+
+def test_at_the_cap_nothing_is_launched_and_nothing_pulled() -> None:
+    here = story(20.0)
+    made = here.cycle()
+    (tag,) = made.effects
+    assert isinstance(tag, TagQueue)
+    assert (tag.paused, tag.reason) == (True, Reason.BUDGET)
+    because = (
+        "the budget of 20.00 EUR a day for the fleet is used up (20.00 EUR): "
+        "it opens again at 2026-09-08 00:00 UTC"
+    )
+    (queue,) = made.queues
+    assert (queue.reason, queue.because, queue.launched) == (Reason.BUDGET, because, 0)
+    (said,) = Explainer(here.world(), made, here.config, here.now).explain("t1").sentences[1:]
+    assert said == f"{because[0].upper()}{because[1:]}. What runs finishes."
+
+
+def test_in_the_next_period_it_goes_on_by_itself() -> None:
+    here = story(25.0)
+    here.cycle()
+    here.queue_tags = (PAUSE_TAG,)
+    here.cycle()
+    here.now = moment("2026-09-08T00:00")
+    made = here.cycle()
+    (untag, *_) = [each for each in made.effects if isinstance(each, TagQueue)]
+    assert (untag.paused, untag.reason) == (False, Reason.BUDGET)
+    here.queue_tags = ()
+    here.done(untag)
+    assert reasons(here.cycle()) in (["demand"], [])
+    assert here.memory.pauses == {}
+    assert any(p.key.startswith("create:") for p in here.memory.pending.values())
+
+
+def test_a_person_s_pause_outlives_the_budget_and_a_resume_does_not_end_it() -> None:
+    here = story(25.0)
+    here.cycle()
+    here.requests = [Request(RequestKind.PAUSE, QUEUE)]
+    here.cycle()
+    here.now = moment("2026-09-08T00:00")
+    assert here.cycle().queues[0].reason is Reason.PAUSED
+    other = story(25.0)
+    other.cycle()
+    other.requests = [Request(RequestKind.RESUME, QUEUE)]
+    made = other.cycle()
+    (answer,) = made.answers
+    assert not answer.obeyed
+    assert "is held: the budget of 20.00 EUR a day" in answer.sentence
+    assert made.queues[0].reason is Reason.BUDGET
+
+
+def test_a_tag_that_is_found_without_memory_is_the_budget_s_while_one_is_used_up() -> None:
+    here = story(25.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
+    here.cycle()
+    assert here.memory.pauses[QUEUE].asked is False
+    free = story(1.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
+    free.cycle()
+    assert free.memory.pauses[QUEUE] == Pause(free.now, tagged=True)
+
+
+def test_people_are_told_at_each_share_and_at_the_cap_once() -> None:
+    budget = {**DAY, "alert_at": [50, 90]}
+    here = story(10.0)
+    here.config = config(budgets=[budget])
+    told = [(each.subject, each.severity) for each in here.cycle().memory.episodes]
+    assert told == [("50 % of 20.00 EUR a day for the fleet", Severity.WARNING)]
+    here.memory = replace(here.memory, spent={TODAY: {QUEUE: 20.5}})
+    made = here.cycle().memory.episodes
+    assert [each.kind for each in made] == [EpisodeKind.BUDGET] * 3
+    assert made[-1].severity is Severity.ERROR
+    assert made[-1].text == (
+        "20.50 EUR of 20.00 EUR a day for the fleet are spent: nothing is launched and no task "
+        "pulled until 2026-09-08 00:00 UTC, what runs finishes; raise it if that is too early"
+    )
+    assert here.cycle().memory.episodes[0].since == made[0].since
+    here.now = moment("2026-09-08T00:00")
+    assert here.cycle().memory.episodes == ()
+
+
+def test_a_budget_that_only_tells_holds_nothing_back() -> None:
+    here = story(25.0)
+    here.config = config(budgets=[{**DAY, "at_cap": "alert"}])
+    made = here.cycle()
+    assert reasons(made) == ["demand"]
+    assert made.memory.episodes[-1].severity is Severity.WARNING
+    assert made.memory.episodes[-1].text.endswith("are spent: it holds nothing back")
