@@ -371,8 +371,7 @@ def _exit(command: Coroutine[Any, Any, int]) -> None:
 
 
 async def _ended_by_sigterm(command: Coroutine[Any, Any, int]) -> int:
-    """Cancelled as Ctrl-C cancels it, so that it cleans up: CI jobs and systemd end with SIGTERM."""
-    task = asyncio.current_task()
-    assert task is not None
+    """Cancelled as Ctrl-C does it, so that it cleans up: CI jobs and systemd end with SIGTERM."""
+    task = asyncio.ensure_future(command)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await command
+    return await task
