@@ -14,13 +14,11 @@ import pytest
 
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ServerState
-from gpu_autoscaler.emulator.clearml_records import User
-from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.store.lease import LeasedStore
 from gpu_autoscaler.store.s3 import S3Bucket
 from tests.e2e.image import ROOT, Containers, free_port, why_not
-from tests.e2e.support import Emulated, daemon_environment, emulated, in_real_time, until
+from tests.e2e.support import daemon_environment, emulated, in_real_time, until
 from tests.store.server import BUCKET, REGION, bucket_server, make_bucket, upload
 
 pytestmark = [
@@ -59,19 +57,12 @@ def environment(home: Path, port: int, **changes: str) -> dict[str, str]:
     return {name: told[name] for name in told if name.startswith("GPU_")} | {"PORT": str(port)}
 
 
-def knows_the_secrets(world: Emulated) -> None:
-    """Both services take these keys, which stand nowhere in the source."""
-    user = User("u", "u", SECRETS["CLEARML_ACCESS_KEY"], SECRETS["CLEARML_SECRET_KEY"])
-    world.clearml.users[user.access_key] = user
-    world.keys[SECRETS["SCALEWAY_SECRET_KEY"]] = FULL_ACCESS
-
-
 @in_real_time
 async def test_it_becomes_healthy_works_and_ends_at_once_when_told(
     tmp_path: Path, containers: Containers
 ) -> None:
     async with emulated() as world:
-        knows_the_secrets(world)
+        world.knows(SECRETS)
         task = world.task()
         config = world.config(tmp_path, change={"state_dir": "state"})
         state = config.with_name("state")
@@ -98,7 +89,7 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
     with bucket_server() as storage:
         make_bucket(storage)
         async with emulated() as world:
-            knows_the_secrets(world)
+            world.knows(SECRETS)
             store = {"bucket": BUCKET, "key": "memory.json", "region": REGION, "endpoint": storage}
 
             def configured(most: Any) -> None:
