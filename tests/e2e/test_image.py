@@ -114,18 +114,25 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
                 assert await containers.stop("bare", daemon) == 0
                 assert daemon.events("stopped")
             hidden = [value for name, value in SECRETS.items() if name != "AGENT_GIT_USER"]
-            assert not [line for line in daemon.lines if any(each in line for each in hidden)]
+            kept = await memory_in(storage).get()
+            assert kept is not None
+            shown = [*daemon.lines, kept.content.decode()]
+            assert not [text for text in shown if any(each in text for each in hidden)]
             assert found(containers.layers / "overlay", ["clearml-gpu-autoscaler"]), "it searches"
             for folder in ("overlay", "overlay-images", "overlay-layers"):
                 assert not found(containers.layers / folder, hidden)
 
 
+def memory_in(storage: str) -> S3Bucket:
+    """Where the daemon keeps it."""
+    keys = {"access_key": "any", "secret_key": "any"}
+    return S3Bucket(BUCKET, "memory.json", region=REGION, endpoint=storage, **keys)
+
+
 async def ran_before_in(storage: str) -> None:
     """A daemon was here, did nothing, and left: else the first launch waits for a second look."""
-    keys = {"access_key": "any", "secret_key": "any"}
-    bucket = S3Bucket(BUCKET, "memory.json", region=REGION, endpoint=storage, **keys)
     clock = SystemClock()
-    store = LeasedStore(bucket, clock, holder="another", lasts=timedelta(minutes=3))
+    store = LeasedStore(memory_in(storage), clock, holder="another", lasts=timedelta(minutes=3))
     await store.load()
     await store.save(Memory(planned_at=clock.now()))
     await store.release()
