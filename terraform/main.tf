@@ -47,9 +47,10 @@ locals {
   )
   secret_names = nonsensitive(toset(keys(local.secrets)))
 
-  # Variables without which the daemon would not start; others may be a script's own.
+  # Variables without which the daemon would not start; others may be a script's own. Not those in
+  # comments, nor after $${, which stands for a plain one.
   unset = setsubtract(
-    flatten(regexall("\\$\\{(GPU_AUTOSCALER_[A-Z0-9_]+)\\}", file(var.config_file))),
+    flatten(regexall("\\$\\{(GPU_AUTOSCALER_[A-Z0-9_]+)\\}", replace(jsonencode(local.config), "/\\$\\$\\{/", ""))),
     setunion(keys(local.environment), local.secret_names),
   )
 }

@@ -27,6 +27,14 @@ output "security_group_ids" {
   value       = local.security_group_ids
 }
 
+output "secrets" {
+  description = "The daemon's own keys and your extra_secrets, for your shell: eval \"$(terraform output -raw secrets)\""
+  sensitive   = true
+  value = join("\n", [
+    for name in local.secret_names : "export ${name}='${replace(local.secrets[name], "'", "'\\''")}'"
+  ])
+}
+
 output "environment" {
   description = "What queues.yaml is filled in with, for your shell: eval \"$(terraform output -raw environment)\""
   value = join("\n", [

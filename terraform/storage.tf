@@ -23,7 +23,7 @@ resource "scaleway_object" "config" {
 
     precondition {
       condition     = length(local.unset) == 0
-      error_message = "${var.config_file} names what nothing sets: ${join(", ", local.unset)}. Add it to extra_secrets${contains(local.unset, "GPU_AUTOSCALER_SECURITY_GROUP_ID") ? "; there is no single security group for ${length(local.zones)} zones" : ""}."
+      error_message = "${var.config_file} names what nothing sets: ${join(", ", local.unset)}. A secret goes into extra_secrets; a security group is made in each zone that a placement names."
     }
   }
 }

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
@@ -357,11 +358,20 @@ def _try_setup(config: str) -> Setup | ConfigError:
 
 def _exit(command: Coroutine[Any, Any, int]) -> None:
     try:
-        code = asyncio.run(command)
+        code = asyncio.run(_ended_by_sigterm(command))
     except OSError as error:
         said = escape(error.strerror or str(error))
         err.print(f"[red]error:[/] {said}", highlight=False, soft_wrap=True)
         code = 1
     except KeyboardInterrupt:
-        code = 130
+        code = 128 + signal.SIGINT
+    except asyncio.CancelledError:
+        code = 128 + signal.SIGTERM
     raise typer.Exit(code)
+
+
+async def _ended_by_sigterm(command: Coroutine[Any, Any, int]) -> int:
+    """Cancelled as Ctrl-C does it, so that it cleans up: CI jobs and systemd end with SIGTERM."""
+    task = asyncio.ensure_future(command)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task

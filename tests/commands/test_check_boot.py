@@ -219,6 +219,16 @@ def test_an_interrupted_check_removes_what_it_made(boot: Go, after: float) -> No
     boot(run)
 
 
+def test_a_creation_whose_answer_was_lost_is_looked_for(boot: Go) -> None:
+    async def run(site: Boot) -> None:
+        site.scaleway.set_listing_lag(30.0)
+        site.faults.add(FaultKind.LOST_REPLY, "POST /instance/v1/zones/[^/]+/servers$", count=1)
+        assert await site.run() == 1
+        assert "bad   creation: " in site.said
+
+    boot(run)
+
+
 @pytest.mark.parametrize(
     ("method", "step"),
     [("queues.create", "queue and task"), ("tasks.create", "queue and task"), ("tasks.enq", "q")],

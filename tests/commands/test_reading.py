@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -16,6 +15,7 @@ from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.emulator.scaleway_state import PROJECT
 from tests.commands.site import ENV, QUEUE, TYPE, YAML, ZONE
+from tests.store import server as storage
 from tests.store.server import BUCKET, REGION, bucket_server, make_bucket, upload
 
 KEY = "gpu-autoscaler/queues.yaml"
@@ -28,19 +28,14 @@ def text(most: object = 4) -> str:
     return filled.replace("max_instances: 4", f"max_instances: {most}")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket_server() as url:
-        yield url
+server, empty = storage.server, storage.endpoint
 
 
 @pytest.fixture
-def endpoint(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket with a configuration, and an environment that means another service."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    make_bucket(server)
-    upload(server, KEY, text())
-    return server
+def endpoint(empty: str) -> str:
+    """With a configuration in the bucket."""
+    upload(empty, KEY, text())
+    return empty
 
 
 def environment(endpoint: str, **changes: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.emulator.clearml_http import clearml_app
 from gpu_autoscaler.emulator.clearml_model import EMULATED_USER, ClearmlModel
-from gpu_autoscaler.emulator.clearml_records import TaskRecord
+from gpu_autoscaler.emulator.clearml_records import TaskRecord, User
 from gpu_autoscaler.emulator.faults import Calls, Faults
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
 from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, Keys, scaleway_app
@@ -119,6 +119,12 @@ class Emulated:
     clearml_faults: Faults = field(default_factory=Faults)
     scaleway_faults: Faults = field(default_factory=Faults)
     keys: Keys = field(default_factory=lambda: {EMULATED_KEY: FULL_ACCESS})
+
+    def knows(self, secrets: Mapping[str, str]) -> None:
+        """Both services take these keys of a daemon's, too: they stand nowhere in the source."""
+        user = User("u", "u", secrets["CLEARML_ACCESS_KEY"], secrets["CLEARML_SECRET_KEY"])
+        self.clearml.users[user.access_key] = user
+        self.keys[secrets["SCALEWAY_SECRET_KEY"]] = FULL_ACCESS
 
     def queue(self, name: str = QUEUE) -> str:
         """The id of the queue, which is made if need be."""

@@ -85,21 +85,24 @@ async def test_the_real_agent_prints_nvidia_smi_and_nothing_is_left(tmp_path: Pa
         machines.close()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @in_real_time
-async def test_control_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_interruption_in_the_middle_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     async with emulated() as world:
         world.queue()
         config = str(world.config(tmp_path))
         words = (str(TOOLS / "gpu-autoscaler"), "check", "--boot", QUEUE, "-y", "-c", config)
         async with running(*words, environment=daemon_environment(tmp_path)) as check:
             await until(lambda: [s for s in world.servers() if s.state == "running"], "it boots")
-            check.child.send_signal(signal.SIGINT)
+            check.child.send_signal(number)
             try:
                 async with asyncio.timeout(300):
                     ended = await check.child.wait()
             except TimeoutError:
                 pytest.fail("\n".join(["it does not end:", *check.lines]))
-            assert ended == 130
+            assert ended == 128 + number
         said = "\n".join(check.lines)
         assert "a second Ctrl-C leaves it there" in said
         assert "removed, with its volumes" in said

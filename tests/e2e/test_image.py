@@ -14,13 +14,11 @@ import pytest
 
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ServerState
-from gpu_autoscaler.emulator.clearml_records import User
-from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.store.lease import LeasedStore
 from gpu_autoscaler.store.s3 import S3Bucket
 from tests.e2e.image import ROOT, Containers, free_port, why_not
-from tests.e2e.support import Emulated, daemon_environment, emulated, in_real_time, until
+from tests.e2e.support import daemon_environment, emulated, in_real_time, until
 from tests.store.server import BUCKET, REGION, bucket_server, make_bucket, upload
 
 pytestmark = [
@@ -59,19 +57,12 @@ def environment(home: Path, port: int, **changes: str) -> dict[str, str]:
     return {name: told[name] for name in told if name.startswith("GPU_")} | {"PORT": str(port)}
 
 
-def knows_the_secrets(world: Emulated) -> None:
-    """Both services take these keys, which stand nowhere in the source."""
-    user = User("u", "u", SECRETS["CLEARML_ACCESS_KEY"], SECRETS["CLEARML_SECRET_KEY"])
-    world.clearml.users[user.access_key] = user
-    world.keys[SECRETS["SCALEWAY_SECRET_KEY"]] = FULL_ACCESS
-
-
 @in_real_time
 async def test_it_becomes_healthy_works_and_ends_at_once_when_told(
     tmp_path: Path, containers: Containers
 ) -> None:
     async with emulated() as world:
-        knows_the_secrets(world)
+        world.knows(SECRETS)
         task = world.task()
         config = world.config(tmp_path, change={"state_dir": "state"})
         state = config.with_name("state")
@@ -98,7 +89,7 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
     with bucket_server() as storage:
         make_bucket(storage)
         async with emulated() as world:
-            knows_the_secrets(world)
+            world.knows(SECRETS)
             store = {"bucket": BUCKET, "key": "memory.json", "region": REGION, "endpoint": storage}
 
             def configured(most: Any) -> None:
@@ -123,18 +114,25 @@ async def test_environment_variables_are_enough_and_a_new_configuration_needs_no
                 assert await containers.stop("bare", daemon) == 0
                 assert daemon.events("stopped")
             hidden = [value for name, value in SECRETS.items() if name != "AGENT_GIT_USER"]
-            assert not [line for line in daemon.lines if any(each in line for each in hidden)]
+            kept = await memory_in(storage).get()
+            assert kept is not None
+            shown = [*daemon.lines, kept.content.decode()]
+            assert not [text for text in shown if any(each in text for each in hidden)]
             assert found(containers.layers / "overlay", ["clearml-gpu-autoscaler"]), "it searches"
             for folder in ("overlay", "overlay-images", "overlay-layers"):
                 assert not found(containers.layers / folder, hidden)
 
 
+def memory_in(storage: str) -> S3Bucket:
+    """Where the daemon keeps it."""
+    keys = {"access_key": "any", "secret_key": "any"}
+    return S3Bucket(BUCKET, "memory.json", region=REGION, endpoint=storage, **keys)
+
+
 async def ran_before_in(storage: str) -> None:
     """A daemon was here, did nothing, and left: else the first launch waits for a second look."""
-    keys = {"access_key": "any", "secret_key": "any"}
-    bucket = S3Bucket(BUCKET, "memory.json", region=REGION, endpoint=storage, **keys)
     clock = SystemClock()
-    store = LeasedStore(bucket, clock, holder="another", lasts=timedelta(minutes=3))
+    store = LeasedStore(memory_in(storage), clock, holder="another", lasts=timedelta(minutes=3))
     await store.load()
     await store.save(Memory(planned_at=clock.now()))
     await store.release()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
+import pytest
 from moto.server import ThreadedMotoServer
 
 REGION = "eu-west-1"  # the server knows only Amazon's
@@ -22,6 +23,23 @@ def bucket_server() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """For all tests of a module that imports it together with `endpoint`."""
+    with bucket_server() as url:
+        yield url
+
+
+@pytest.fixture
+def endpoint(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server with an empty bucket, in an environment that means another service."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of another account")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    make_bucket(server)
+    return server
 
 
 def make_bucket(server: str) -> None:

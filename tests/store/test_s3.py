@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +16,8 @@ from gpu_autoscaler.runtime.clock import LoopClock, SystemClock
 from gpu_autoscaler.store.bucket import Conflict
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
 from gpu_autoscaler.store.s3 import S3Bucket
-from tests.store.server import BUCKET, REGION, bucket_server, make_bucket
+from tests.store import server as storage
+from tests.store.server import BUCKET, REGION
 
 T = TypeVar("T")
 
@@ -25,20 +26,7 @@ FIRST, SECOND = Memory(zones=("fr-par-1",)), Memory(zones=("fr-par-2",))
 LASTS = timedelta(minutes=3)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with bucket_server() as url:
-        yield url
-
-
-@pytest.fixture
-def endpoint(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket, and an environment that means another service."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "of another account")
-    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    make_bucket(server)
-    return server
+server, endpoint = storage.server, storage.endpoint
 
 
 def bucket(endpoint: str, name: str = BUCKET, key: str = "gpu-autoscaler/lab.json") -> S3Bucket:

@@ -22,7 +22,7 @@ class Deployment:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self._environment = environment
+        self.environment = environment
 
     def run(self, *arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
         """What Terraform says to a command, whatever the exit code."""
@@ -31,7 +31,7 @@ class Deployment:
         return subprocess.run(
             [sys.executable, "-m", "tests.terraform.cli", f"-chdir={self.folder}", *arguments],
             cwd=ROOT,
-            env={**self._environment, **given},
+            env={**self.environment, **given},
             capture_output=True,
             text=True,
             check=False,

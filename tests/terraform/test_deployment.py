@@ -135,6 +135,15 @@ def test_another_tag_is_a_deployment(applied: Deployment) -> None:
     }
 
 
+def test_without_a_tag_the_daemon_ends_and_all_else_stays(applied: Deployment) -> None:
+    """So `down` may act, and finds keys, bucket and security groups."""
+    assert applied.changes(image_tag=None) == {
+        "scaleway_container.daemon[0]": ["delete"],
+        "scaleway_container_trigger.warm[0]": ["delete"],
+        "scaleway_job_definition.cleaner[0]": ["delete"],
+    }
+
+
 def test_the_daemon_understands_its_configuration(applied: Deployment) -> None:
     """The example, with what Terraform fills it in with."""
     outputs = applied.outputs()
@@ -144,6 +153,35 @@ def test_the_daemon_understands_its_configuration(applied: Deployment) -> None:
     assert config.store.bucket == outputs["bucket"]
     assert config.scaleway.security_group_ids == outputs["security_group_ids"]
     assert set(config.zones) == set(outputs["security_group_ids"])
+
+
+def test_a_shell_checks_with_what_the_container_will_have(mine: Deployment, tmp_path: Path) -> None:
+    """Step 6 as it is written, with a command that only tells its words and its environment."""
+    mine.do("apply", "-auto-approve", extra_secrets="""{GPU_AUTOSCALER_X="it's $HOME"}""")
+    told = (mine.folder / "README.md").read_text(encoding="utf-8")
+    step = re.search(r"^6\. .*?(?=^7\. )", told, flags=re.MULTILINE | re.DOTALL)
+    assert step is not None
+    script = "\n".join(re.findall(r"^ {7}(.+)", step[0], flags=re.MULTILINE))
+    commands = {
+        "terraform": f'exec {sys.executable} -m tests.terraform.cli -chdir={mine.folder} "$@"',
+        "gpu-autoscaler": 'echo "$@"; env -0',
+    }
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, does in commands.items():
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n", encoding="ascii")
+        (tools / name).chmod(0o755)
+    env = {**mine.environment, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    bash = ["bash", "-euc", script]
+    said = subprocess.run(bash, env=env, capture_output=True, text=True, check=True, timeout=60)
+    words, _, variables = said.stdout.partition("\n")
+    assert words == "check --config queues.yaml --online"
+    seen = dict(each.split("=", 1) for each in variables.split("\0") if each.startswith("GPU_"))
+    container = mine.resource("scaleway_container")
+    given = {**container["environment_variables"], **container["secret_environment_variables"]}
+    assert given.pop("GPU_AUTOSCALER_CONFIG").startswith("s3://"), "here it is the file"
+    assert seen == given
+    assert seen["GPU_AUTOSCALER_X"] == "it's $HOME"
 
 
 def test_the_container_holds_all_that_the_daemon_asks_for(applied: Deployment) -> None:

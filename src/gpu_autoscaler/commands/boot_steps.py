@@ -147,8 +147,8 @@ class Boot:
                 refusals.append(f"{where} is out of stock")
                 self._say(refusals[-1])
                 continue
-            except ApiError:
-                self._perhaps_there = False
+            except ApiError as error:
+                self._perhaps_there = isinstance(error, Transient)
                 raise
             self._say(f"{self._name} made: {where}")
             return

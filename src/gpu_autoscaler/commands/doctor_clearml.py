@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from gpu_autoscaler.clearml.api import ClearmlApi
-from gpu_autoscaler.clearml.checks import Identity
+from gpu_autoscaler.clearml.checks import NOTHING, Identity
 from gpu_autoscaler.commands.findings import Finding, Verdict, bad, good, note, tried
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
@@ -33,7 +33,7 @@ async def of_clearml(
 
     async def reads() -> Verdict:
         await clearml.workers()
-        await clearml.open_tasks(["0" * 32])
+        await clearml.open_tasks([NOTHING])
         return good("can be read")
 
     async def rights() -> Verdict:

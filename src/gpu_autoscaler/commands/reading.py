@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from gpu_autoscaler.store.s3 import S3Bucket
 
 SCHEME = "s3://"
-REGION = f"{PREFIX}CONFIG_REGION"
-ENDPOINT = f"{PREFIX}CONFIG_ENDPOINT"
-"""Like `region` and `endpoint` of `store`: what is read cannot say where it is."""
+VARIABLES = {"region": f"{PREFIX}CONFIG_REGION", "endpoint": f"{PREFIX}CONFIG_ENDPOINT"}
+"""Like these keys of `store`: what is read cannot say where it is."""
 
 
 def watcher_at(place: str, env: Mapping[str, str], secrets: Secrets | None) -> ConfigWatcher | None:
@@ -72,17 +71,12 @@ def _settings(place: str, env: Mapping[str, str]) -> StoreConfig:
     if found is None:
         raise _refused(place, "an object is named s3://bucket/key")
     written = {"bucket": found[1], "key": found[2]}
-    written |= {
-        field: env[name]
-        for field, name in (("region", REGION), ("endpoint", ENDPOINT))
-        if env.get(name)
-    }
+    written |= {field: env[name] for field, name in VARIABLES.items() if env.get(name)}
     try:
         return StoreConfig.model_validate(written)
     except ValidationError as error:
-        variables = {"region": REGION, "endpoint": ENDPOINT}
         raise ConfigError(
-            Problem("" if field in variables else place, None, variables.get(field, ""), said)
+            Problem("" if field in VARIABLES else place, None, VARIABLES.get(field, ""), said)
             for field, said in (
                 (str(each["loc"][0]), each["msg"].removeprefix("Value error, "))
                 for each in error.errors()
