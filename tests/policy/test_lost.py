@@ -1,13 +1,15 @@
 """Which instances died by themselves, and since when."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory, PowerOff
 from gpu_autoscaler.policy.lost import watched
+from gpu_autoscaler.policy.rescue import unremembered
 from gpu_autoscaler.policy.state import Fact
 from tests.policy.test_rescue_rules import DOWN, HOUR_AGO, REQUEUE, ours
 from tests.policy.worlds import (
@@ -19,6 +21,7 @@ from tests.policy.worlds import (
     fact,
     fleet,
     known,
+    minutes,
     registered,
     seconds,
 )
@@ -97,3 +100,39 @@ def test_what_is_watched_already_stays_as_it_was_and_others_are_found() -> None:
     found = watched(there, {"m1": ours(10)})
     assert found["m1"] == ours(10)
     assert set(found) == {"m1", "m3", "m4"}
+
+
+@pytest.mark.parametrize(
+    ("one", "off_for", "lost"),
+    [
+        (fact(state="stopped"), 60, True),
+        (fact(state="stopped"), 14 * 60, True),
+        (fact(state="stopped"), 15 * 60, False),  # whatever ended there is over
+        (fact(state="stopped", claims=("t1",)), 3600, True),  # a task hangs on it
+        (fact(state="idle"), 60, False),
+        (fact(state="provisioning"), 60, False),
+    ],
+)
+def test_one_that_came_and_went_while_nobody_remembered(
+    one: Fact, off_for: float, lost: bool
+) -> None:
+    went_off = START - seconds(off_for)
+    one = replace(one, instance=replace(one.instance, modified_at=went_off))
+    off = PowerOff(QUEUE, went_off, ours=False, at_work_at=went_off - seconds(110))
+    assert watched(fleet(one, settings=REQUEUE), {}) == ({"m1": off} if lost else {})
+    assert watched(fleet(one), {}) == {}
+    assert watched(fleet(one, settings=REQUEUE), {"m1": ours(10)}) == {"m1": ours(10)}
+
+
+@pytest.mark.parametrize(
+    ("forgot", "ours_too"),
+    [(-minutes(14), True), (minutes(0), True), (seconds(109), True), (seconds(110), False)],
+)
+def test_what_went_off_after_memory_was_lost_was_not_our_doing(
+    forgot: timedelta, ours_too: bool
+) -> None:
+    """It went off that long after (or before) a daemon found no memory."""
+    went_off = START - minutes(5)
+    one = fact(state="stopped", instance=registered("m1", "stopped", modified_at=went_off))
+    memory = Memory(planned_at=START - seconds(30), forgot_at=went_off - forgot)
+    assert ("m1" in unremembered(fleet(one, memory=memory))) is ours_too

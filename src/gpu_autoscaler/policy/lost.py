@@ -13,7 +13,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, PowerOff
 from gpu_autoscaler.domain.model import Task, TaskStatus
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.settings import WORKER_LOST
+from gpu_autoscaler.policy.settings import GOING_OFF, RESCUE_WATCH, WORKER_LOST
 from gpu_autoscaler.policy.state import ON, Fact
 
 _DOWN = frozenset({S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE})
@@ -36,6 +36,17 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
             over = watched_off.known_ended if watched_off else ()
             off = PowerOff(queue.name, fleet.clearml_now, over, ours=False, at_work_at=since)
             found[known.last_seen.name] = off
+    for server_id, fact in fleet.facts.items():
+        queue = fleet.queue(fact.instance.queue)
+        first_sight = server_id not in fleet.memory.instances and fact.name not in found
+        went_off = fact.instance.modified_at
+        lately = fleet.clearml_now - went_off < RESCUE_WATCH
+        if not (first_sight and fact.state in _DOWN and (fact.claims or lately)):
+            continue
+        if queue is not None and queue.on_lost == "requeue":
+            # it came and went while nobody could keep a memory
+            since = went_off - GOING_OFF
+            found[fact.name] = PowerOff(queue.name, went_off, ours=False, at_work_at=since)
     return found
 
 

@@ -99,7 +99,9 @@ def unremembered(fleet: Fleet) -> dict[str, PowerOff]:
         if not fact.seen or fact.state not in (S.STOPPING, S.STOPPED):
             continue
         went_off = fact.instance.modified_at if known is None else fleet.clearml_now
-        lately = forgot_at + fleet.world.clearml.skew - went_off < RESCUE_WATCH
+        since_then = forgot_at + fleet.world.clearml.skew - went_off
+        # what went off long after that, a daemon with a memory would know of, if it was its doing
+        lately = -GOING_OFF < since_then < RESCUE_WATCH
         if lately and (known is None or (seen_on and old_sight)):
             found[fact.name] = PowerOff(fact.instance.queue, went_off - GOING_OFF)
     return found
