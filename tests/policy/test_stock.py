@@ -56,7 +56,7 @@ def after(pause: timedelta, kept: Iterable[Backoff] = (backoff(),)) -> Backoffs:
         (Failure.TRANSIENT, (0.5, 1, 2, 4, 5, 5)),
         (Failure.NOT_FOUND, (0.5, 1, 2, 4, 5, 5)),
         (Failure.QUOTA, (30, 30)),
-        (Failure.REJECTED, (60, 60)),
+        (Failure.REJECTED, (60, 120, 240, 480, 960, 1440, 1440)),
         (Failure.UNAUTHORIZED, (5, 5)),
     ],
 )

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     MAX_INSTANCES = "max_instances"
     FLEET_MAX_INSTANCES = "fleet_max_instances"
     FLEET_MAX_EUR = "fleet_max_eur_per_hour"
+    MAX_PRICE = "max_price_per_hour"
     NO_PLACEMENT = "no_placement"
     BREAKER_OPEN = "breaker_open"
     INCOMPLETE = "incomplete_observation"

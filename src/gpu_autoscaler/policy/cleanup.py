@@ -91,7 +91,8 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
 
 def _fate(fleet: Fleet, fact: Fact) -> tuple[Reason, str]:
     """Why a stopped instance is removed now; WAITING with what it waits for when it is not."""
-    queue, spec = fleet.queue(fact.instance.queue), fleet.spec(fact.instance.queue)
+    queue = fleet.queue(fact.instance.queue)
+    spec = fleet.spec(fact.instance.queue, fact.instance.placement)
     stopped_for = fleet.now - fact.memory.state_since
     if fact.quarantined and queue is not None:
         if stopped_for >= queue.quarantine_retention:

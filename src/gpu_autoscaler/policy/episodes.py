@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Breaker
 from gpu_autoscaler.domain.model import QUARANTINED_TAG, ClearmlView, ZoneView
+from gpu_autoscaler.policy import place
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
     BREAKER_FAILURES,
@@ -146,8 +147,7 @@ def _launches(following: Following, fleet: Fleet, decision: QueueDecision) -> No
 
 
 def _just_failed(fleet: Fleet, queue: QueueConfig) -> bool:
-    spec = fleet.spec(queue.name)
-    met = (fleet.backoffs.met(placement, spec) for placement in queue.placements)
+    met = (fleet.backoffs.met(p, fleet.spec(queue.name, p)) for p in queue.placements)
     return any(backoff is not None and backoff.failed_at == fleet.now for backoff in met)
 
 
@@ -156,11 +156,13 @@ def _met(fleet: Fleet, queue: QueueConfig) -> dict[Failure | None, list[str]] | 
 
     Empty when one of them may work; None when that depends on a zone that does not answer.
     """
-    spec = fleet.spec(queue.name)
     found: dict[Failure | None, list[str]] = {}
     dark = False
     for placement in queue.placements:
+        spec = fleet.spec(queue.name, placement)
         backoff = fleet.backoffs.met(placement, spec)
+        if place.above_max_price(fleet, queue, placement):
+            continue  # somebody wants it so; the others decide
         if refusal := fleet.breakers.refusal(placement, spec):
             found.setdefault(None, []).append(refusal)
         elif backoff is not None:
@@ -176,7 +178,7 @@ def _met(fleet: Fleet, queue: QueueConfig) -> dict[Failure | None, list[str]] | 
 def _boots_in_vain(following: Following, fleet: Fleet, queue: QueueConfig) -> None:
     """From the first boot whose agent never came until one comes there; worse when several did."""
     for placement in queue.placements:
-        breaker = fleet.breakers.of(placement, fleet.spec(queue.name))
+        breaker = fleet.breakers.of(placement, fleet.spec(queue.name, placement))
         if breaker is None:
             continue
         where = f"{placement} for {queue.name}"

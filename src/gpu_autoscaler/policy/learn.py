@@ -43,7 +43,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
     for outcome in world.outcomes:
         effect = outcome.effect
         started = pending.get(effect.key)
-        spec = world.specs.get(started.queue, "") if started else ""
+        # of the order, not of now: a configuration changed meanwhile is not what was rejected
+        spec = effect.order.spec if isinstance(effect, CreateInstance) else ""
         if not _own_fault(outcome):
             backoffs.learn(outcome, spec, unauthorized_since)
         _settle(pending, started, outcome)

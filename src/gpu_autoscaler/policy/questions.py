@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.lifecycle import BILLED, BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
@@ -121,7 +122,32 @@ def _boots(known: InstanceMemory | None, instance: Instance) -> bool:
 
 
 def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) -> frozenset[str]:
-    """Zones whose stock matters: a task waits for a placement there that is out of stock."""
+    """Zones whose stock matters: a launch is due, and it may change where, or whether, it is tried.
+
+    As far as the last plan tells, which is enough for what is advice.
+    """
     out = {b.placement for b in memory.backoffs if b.failure is Failure.OUT_OF_STOCK}
-    waiting = [config.queues.get(queue.name) for queue in queues if queue.entries]
-    return frozenset(p.zone for queue in waiting if queue for p in queue.placements if p in out)
+    due = [config.queues[q.name] for q in queues if _launch_due(memory, config, q)]
+    return frozenset(
+        place.zone
+        for queue in due
+        if len(queue.placements) > 1 or out.intersection(queue.placements)
+        for place in queue.placements
+    )
+
+
+def _launch_due(memory: Memory, config: Config, queue: Queue) -> bool:
+    """Whether more tasks wait than machines come for them, and one more machine is allowed."""
+    settings = config.queues.get(queue.name)
+    if settings is None or queue.name in memory.pauses:
+        return False
+    names = {m.last_seen.name for m in memory.instances.values()}
+    mine = [m.state for m in memory.instances.values() if m.last_seen.queue == queue.name]
+    made = sum(
+        each.queue == queue.name and each.name not in names and not each.failed
+        for each in memory.pending.values()
+        if each.key.startswith("create:")
+    )
+    coming = made + sum(state in BOOTING or state is S.IDLE for state in mine)
+    billed = made + sum(state in BILLED for state in mine)
+    return len(queue.entries) > coming and billed < settings.max_instances

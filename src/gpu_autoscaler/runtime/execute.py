@@ -194,7 +194,7 @@ class LiveExecutor:
             return WITHOUT_LEASE
         match effect:
             case CreateInstance(order=order) if orders.bootstrap is not None:
-                user_data = orders.bootstrap.user_data(order.queue, order.name)
+                user_data = orders.bootstrap.user_data(order.queue, order.name, order.placement)
                 await self._scaleway.create(order, user_data)
             case StopInstance():
                 return await self._stop(effect, orders)

@@ -22,6 +22,7 @@ _WORTH_SAYING = frozenset(
         Reason.MAX_INSTANCES,
         Reason.FLEET_MAX_INSTANCES,
         Reason.FLEET_MAX_EUR,
+        Reason.MAX_PRICE,
         Reason.QUEUE_MISSING,
         Reason.LOST_WORKER,
         Reason.QUARANTINED,
