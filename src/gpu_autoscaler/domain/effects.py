@@ -239,6 +239,17 @@ def queue_of(effect: Effect, queue_ids: Mapping[str, str]) -> str:
             return ""
 
 
+def placement_of(effect: Effect) -> Placement | None:
+    """Where a launch takes place; None for what launches nothing."""
+    match effect:
+        case CreateInstance(order=order):
+            return order.placement
+        case StartInstance(instance=instance):
+            return instance.placement
+        case _:
+            return None
+
+
 CREATE_DEADLINE = timedelta(minutes=3)
 """Six calls, of which the slowest took seconds when recorded, and their clean-up on failure."""
 DELETE_DEADLINE = timedelta(minutes=5)
@@ -274,10 +285,4 @@ class Outcome:
     @property
     def placement(self) -> Placement | None:
         """Where a launch was tried."""
-        match self.effect:
-            case CreateInstance(order=order):
-                return order.placement
-            case StartInstance(instance=instance):
-                return instance.placement
-            case _:
-                return None
+        return placement_of(self.effect)
