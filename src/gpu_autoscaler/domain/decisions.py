@@ -32,6 +32,11 @@ class World:
     requests: tuple[Request, ...] = ()
     """What operators asked for since the last cycle."""
 
+    def spec(self, queue: str, placement: Placement) -> str:
+        """Hash of all that an instance of the queue would be made with there now; empty while
+        nobody knows."""
+        return self.own_specs.get((queue, placement), self.specs.get(queue, ""))
+
 
 @dataclass(frozen=True, slots=True)
 class QueueDecision:

@@ -37,6 +37,7 @@ def note_fall_backs(fleet: Fleet) -> None:
             Failure.OUT_OF_STOCK,
             f"{fact.name} fell back to stopped after its power-on was accepted",
         )
+        fleet.pending.pop(f"start:{server_id}", None)  # or it would count as coming
         fleet.facts[server_id] = replace(
             fact,
             memory=replace(

@@ -28,6 +28,7 @@ from gpu_autoscaler.policy.settings import (
 from gpu_autoscaler.policy.state import Fact
 
 CLEARML, SCALEWAY = "ClearML", "Scaleway"
+QUOTA = EpisodeKind.QUOTA
 
 _AT_ONCE = timedelta(0)
 
@@ -42,6 +43,7 @@ def follow(
     following = Following(fleet)
     for decision in queues:
         _launches(following, fleet, decision)
+    _quotas(following, fleet)
     for queue in fleet.config.queues.values():
         _boots_in_vain(following, fleet, queue)
     for fact in fleet.facts.values():
@@ -144,6 +146,20 @@ def _launches(following: Following, fleet: Fleet, decision: QueueDecision) -> No
         )
         kind, severity = other, Severity.ERROR
     following.wrong(kind, name, severity, text, since=since, patience=LAUNCH_FAILING_PATIENCE)
+
+
+def _quotas(following: Following, fleet: Fleet) -> None:
+    """From the first refusal until one boots; also where other placements serve its queues."""
+    for backoff in fleet.backoffs.kept():
+        if backoff.failure is Failure.QUOTA:
+            name = backoff.placement.commercial_type
+            text = (
+                f"no more {name} may be launched, in whatever zone ({backoff.message}): ask "
+                "Scaleway for a larger quota, or lower max_instances; it is tried again at "
+                f"{backoff.until:%Y-%m-%d %H:%M} at the earliest"
+            )
+            if name not in {each.subject for each in following.standing if each.kind is QUOTA}:
+                following.wrong(QUOTA, name, Severity.WARNING, text, since=backoff.failed_at)
 
 
 def _just_failed(fleet: Fleet, queue: QueueConfig) -> bool:

@@ -99,8 +99,7 @@ class Fleet:
 
     def spec(self, queue: str, placement: Placement) -> str:
         """Hash of all that an instance of the queue would be made with there now."""
-        of_queue = self.world.specs.get(queue, "")
-        return self.world.own_specs.get((queue, placement), of_queue)
+        return self.world.spec(queue, placement)
 
     def of_queue(self, name: str) -> list[Fact]:
         """The queue's instances, in the order of their names."""

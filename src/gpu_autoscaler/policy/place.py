@@ -6,13 +6,12 @@ the rest, and is tried all the same: its figure is advice, and can be wrong eith
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from gpu_autoscaler.config.models import QueueConfig
-from gpu_autoscaler.domain.effects import Failure, Reason
-from gpu_autoscaler.domain.memory import Backoff
+from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.domain.model import Availability, Placement
 from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.stock import holds_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +97,6 @@ def above_max_price(fleet: Fleet, queue: QueueConfig, place: Placement) -> str:
 
 def _unknown(place: Placement, bound: str) -> str:
     return f"{place}: its price is not known yet, and {bound} bounds it"
-
-
-def holds_back(backoff: Backoff, now: datetime) -> str:
-    """What a launch met, and when the next one is tried."""
-    until = backoff.until
-    when = f"{until:%H:%M:%S}" if until.date() == now.date() else f"{until:%Y-%m-%d %H:%M}"
-    what = backoff.failure.replace("_", " ")
-    if backoff.failure is Failure.REJECTED:
-        what = f"{what} ({backoff.message}) until its settings change"
-    return f"{what}, next try at {when}"
 
 
 def _wanted(fleet: Fleet, queue: QueueConfig) -> list[Placement]:

@@ -122,6 +122,16 @@ class Backoffs:
         return None
 
 
+def holds_back(backoff: Backoff, now: datetime) -> str:
+    """What a launch met, and when the next one is tried."""
+    until = backoff.until
+    when = f"{until:%H:%M:%S}" if until.date() == now.date() else f"{until:%Y-%m-%d %H:%M}"
+    what = backoff.failure.replace("_", " ")
+    if backoff.failure is Failure.REJECTED:
+        what = f"{what} ({backoff.message}) until its settings change"
+    return f"{what}, next try at {when}"
+
+
 def _shares_quota(other: Backoff, placement: Placement) -> bool:
     """A quota is the organization's, per type, in all zones."""
     same_type = other.placement.commercial_type == placement.commercial_type
