@@ -7,7 +7,7 @@ four and a half hours, and there is stock 64 % of the time.
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -179,13 +179,14 @@ def _place(effect: CreateInstance | StartInstance) -> Placement:
     )
 
 
-def config(places: Sequence[Placement], **queue: Any) -> Config:
+def config(places: Sequence[Placement], *, poll: str = "30s", **queue: Any) -> Config:
     """One queue with these placements."""
     listed = [{"type": place.commercial_type, "zone": place.zone} for place in places]
     settings = {"name": SMALL, "placements": listed, "max_instances": 5, **queue}
     return Config.model_validate(
         {
             "fleet": "shelves",
+            "poll_interval": poll,
             "scaleway": {"project_id": PROJECT},
             "queues": {SMALL: settings},
         }
@@ -243,11 +244,6 @@ def some(dice: Dice, hours: float, tasks: int, *, longest: timedelta) -> list[Su
             lasts = longest * dice.uniform(0.1, 1)
             found.append(Submission(at, SMALL, lasts, name=f"task {len(found)}"))
     return found
-
-
-def to_one_queue(workload: Sequence[Submission]) -> list[Submission]:
-    """The same tasks, all for the queue that there is."""
-    return [replace(each, queue=SMALL) for each in workload]
 
 
 def dice_of(seed: int) -> Dice:
