@@ -64,8 +64,8 @@ def test_three_placements_against_one() -> None:
     first = found["one placement"]
     stocked = [1 - day.empty_share[PLACES[0]] for day in first.days]
     title = (
-        f"{first.tasks} tasks of up to 3 hours in {len(SEEDS)} x {HOURS:g} hours; the first placement had "
-        f"stock {100 * sum(stocked) / len(stocked):.0f} % of the time"
+        f"{first.tasks} tasks of up to 3 hours in {len(SEEDS)} x {HOURS:g} hours; the first "
+        f"placement had stock {100 * sum(stocked) / len(stocked):.0f} % of the time"
     )
     table = Table("", *found, title=title)
     rows = {
