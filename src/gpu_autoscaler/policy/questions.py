@@ -1,5 +1,6 @@
 """What else this cycle should ask, beyond its fixed reads: only what matters to a decision."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -126,28 +127,33 @@ def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) 
 
     As far as the last plan tells, which is enough for what is advice.
     """
+    waiting = [q for q in queues if q.entries and q.name in config.queues]
+    if not waiting:
+        return frozenset()
     out = {b.placement for b in memory.backoffs if b.failure is Failure.OUT_OF_STOCK}
-    due = [config.queues[q.name] for q in queues if _launch_due(memory, config, q)]
-    return frozenset(
-        place.zone
-        for queue in due
-        if len(queue.placements) > 1 or out.intersection(queue.placements)
-        for place in queue.placements
-    )
+    coming, billed = _counts(memory)
+    found: set[str] = set()
+    for queue in waiting:
+        settings = config.queues[queue.name]
+        places = settings.placements
+        due = len(queue.entries) > coming[queue.name] and queue.name not in memory.pauses
+        allowed = billed[queue.name] < settings.max_instances
+        if due and allowed and (len(places) > 1 or out.intersection(places)):
+            found |= {place.zone for place in places}
+    return frozenset(found)
 
 
-def _launch_due(memory: Memory, config: Config, queue: Queue) -> bool:
-    """Whether more tasks wait than machines come for them, and one more machine is allowed."""
-    settings = config.queues.get(queue.name)
-    if settings is None or queue.name in memory.pauses:
-        return False
-    names = {m.last_seen.name for m in memory.instances.values()}
-    mine = [m.state for m in memory.instances.values() if m.last_seen.queue == queue.name]
-    made = sum(
-        each.queue == queue.name and each.name not in names and not each.failed
-        for each in memory.pending.values()
-        if each.key.startswith("create:")
-    )
-    coming = made + sum(state in BOOTING or state is S.IDLE for state in mine)
-    billed = made + sum(state in BILLED for state in mine)
-    return len(queue.entries) > coming and billed < settings.max_instances
+def _counts(memory: Memory) -> tuple[Counter[str], Counter[str]]:
+    """By queue: machines that come for its tasks, and those that are paid for."""
+    coming, billed = Counter[str](), Counter[str]()
+    names = set()
+    for known in memory.instances.values():
+        names.add(known.last_seen.name)
+        queue = known.last_seen.queue
+        coming[queue] += known.state in BOOTING or known.state is S.IDLE
+        billed[queue] += known.state in BILLED
+    for each in memory.pending.values():
+        if each.key.startswith("create:") and each.name not in names and not each.failed:
+            coming[each.queue] += 1
+            billed[each.queue] += 1
+    return coming, billed
