@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import gpu_autoscaler.bootstrap.render as render_module
 from gpu_autoscaler.bootstrap.render import Bootstrap
 from gpu_autoscaler.config.secrets import Secrets
+from gpu_autoscaler.domain.model import Placement
 from tests.bootstrap.machine import config, secrets
 from tests.bootstrap.test_quoting import NASTY
 
@@ -57,6 +58,46 @@ def test_the_spec_changes_with_the_machine(change: dict[str, Any]) -> None:
     before = Bootstrap(config(), secrets()).spec("gpu")
     after = Bootstrap(config(**change), secrets()).spec(change.get("name", "gpu"))
     assert after != before
+
+
+HERE, THERE = Placement("L4-1-24G", "fr-par-1"), Placement("L4-1-24G", "fr-par-2")
+
+
+def specs(own: dict[str, Any] | None, **change: Any) -> tuple[str, str]:
+    """Of the queue's two placements; the second has settings of its own."""
+    places = [{"type": p.commercial_type, "zone": p.zone} for p in (HERE, THERE)]
+    placements = [places[0], {**places[1], **(own or {})}]
+    bootstrap = Bootstrap(config(placements=placements, **change), secrets())
+    return bootstrap.spec("gpu", HERE), bootstrap.spec("gpu", THERE)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"image": "ubuntu_noble_gpu_os_13"},
+        {"volume": {"size": "300GB"}},
+        {"volume": {"iops": 15000}},
+        {"scratch": "100GB"},
+    ],
+    ids=str,
+)
+def test_a_placement_s_own_settings_change_its_spec_and_no_other(own: dict[str, Any]) -> None:
+    here, there = specs(None)
+    assert here == there, "the same machine, wherever it is"
+    assert specs(own)[0] == here
+    assert specs(own)[1] != there
+    assert specs({**own, "max_price_per_hour": 3}) == specs(own), "a bound is no machine"
+    assert len({*specs(own), *specs(own, agent={"docker": False})}) == 4, "as the agent changes"
+
+
+def test_a_placement_mounts_scratch_where_it_has_some() -> None:
+    place = {"type": HERE.commercial_type, "zone": HERE.zone}
+    own = {"type": THERE.commercial_type, "zone": THERE.zone, "scratch": "0GB"}
+    bootstrap = Bootstrap(config(placements=[place, own], scratch="100GB"), secrets())
+    plain = Bootstrap(config(placements=[place]), secrets())
+    assert bootstrap.user_data("gpu", "gpu-1", THERE) == plain.user_data("gpu", "gpu-1")
+    assert bootstrap.user_data("gpu", "gpu-1", HERE) == bootstrap.user_data("gpu", "gpu-1")
+    assert b"/scratch" in bootstrap.user_data("gpu", "gpu-1", HERE)
 
 
 @pytest.mark.parametrize("name", [n for n in Secrets.__dataclass_fields__ if "agent_" in n])

@@ -67,7 +67,7 @@ def test_what_nobody_knows_is_exit_1() -> None:
 def test_the_status_is_a_table_or_json() -> None:
     code, told = of_daemon(lambda a, c: a.status(c, watch=False, as_json=False))
     assert code == 0
-    for word in ("2.73 EUR/h", "m1", "running task", NASTY[2], "1 of 1"):
+    for word in ("2.73 EUR/h by prices read ", "m1", "running task", NASTY[2], "1 of 1"):
         assert word in told
     _, told = of_daemon(lambda a, c: a.status(c, watch=False, as_json=True))
     assert json.loads(told)["fleet"] == "test"

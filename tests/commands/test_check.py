@@ -250,6 +250,64 @@ def test_a_type_without_a_price_is_bad_where_prices_are_bounded(
     assert (found.level, "names no price" in found.said) == (level, True)
 
 
+@pytest.mark.parametrize(
+    ("own", "where", "level", "said"),
+    [
+        ("scratch: 4TB", PLACEMENT, Level.BAD, "has at most 3TB of scratch; scratch is 4TB"),
+        (
+            "image: ubuntu_noble",
+            f"image ubuntu_noble for {PLACEMENT}",
+            Level.BAD,
+            "ubuntu_jammy_gpu_os_12, ubuntu_noble_gpu_os_12, ubuntu_noble_gpu_os_13_nvidia would",
+        ),
+        (
+            "volume: {size: 100GB}",
+            f"root volume of {PLACEMENT}",
+            Level.NOTE,
+            "100GB is tight: Scaleway advises 125GB or more for its GPU images",
+        ),
+        (
+            "max_price_per_hour: 2.5",
+            PLACEMENT,
+            Level.BAD,
+            "2.87 €/h is above max_price_per_hour (2.50): none is launched there; raise that, or "
+            "leave the placement out",
+        ),
+        ("max_price_per_hour: 2.87", PLACEMENT, Level.OK, "2.87 €/h, in stock"),
+        ("image: ubuntu_noble_gpu_os_12", PLACEMENT, Level.OK, "2.87 €/h, in stock"),
+    ],
+)
+def test_a_placement_is_checked_by_its_own_settings(
+    checked: Any, own: str, where: str, level: Level, said: str
+) -> None:
+    found = checked(nothing, zone=f"{ZONE}, {own}")
+    assert found[where].level is level
+    assert found[where].said.endswith(said)
+    others = {what for what in {**badly(found), **notes(found)} if what != where}
+    assert others == set()
+
+
+@pytest.mark.parametrize(
+    ("setting", "level", "said"),
+    [
+        ("select: cheapest", Level.NOTE, "and with select: cheapest it comes last"),
+        ("max_price_per_hour: 9", Level.BAD, "under max_price_per_hour none is launched there"),
+    ],
+)
+def test_a_price_that_is_not_named_matters_to_what_hangs_on_it(
+    checked: Any, monkeypatch: pytest.MonkeyPatch, setting: str, level: Level, said: str
+) -> None:
+    async def ask(site: Site) -> None:
+        site.append(f"    {setting}\n")
+        monkeypatch.setattr(
+            scaleway_api, "type_json", lambda kind: {**type_json(kind), "hourly_price": None}
+        )
+
+    found = checked(ask)[PLACEMENT]
+    assert found.level is level
+    assert found.said.endswith(said)
+
+
 def test_what_is_out_of_stock_now_is_said_with_the_price(checked: Any) -> None:
     async def empty(site: Site) -> None:
         site.scaleway.set_stock(Placement(TYPE, ZONE), Availability.SHORTAGE)

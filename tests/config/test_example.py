@@ -37,7 +37,7 @@ def test_the_example_covers_the_four_queues() -> None:
 def test_the_values_shown_are_the_defaults() -> None:
     config = load_config(EXAMPLE, ENV)
     shown = config.queues["H100-SXM-4-80G"]
-    assert shown == QueueConfig(name=shown.name, placements=shown.placements)
+    assert shown == QueueConfig(name=shown.name, placements=shown.offers)
     assert config == Config(fleet="research", scaleway=config.scaleway, queues=config.queues)
     assert config.scaleway == ScalewayConfig(project_id=ENV["GPU_AUTOSCALER_PROJECT_ID"])
 
@@ -50,6 +50,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     whole = re.sub(groups, r"  \1", whole, flags=re.MULTILINE)
     channels = r"^# (notifications:|  - url: \S+|    min_severity: \w+)$"
     whole = re.sub(channels, r"\1", whole, flags=re.MULTILINE)
+    whole = re.sub(r"^( +)# (- \{type|   scratch)", r"\1\2", whole, flags=re.MULTILINE)
     path = tmp_path / "whole.yaml"
     path.write_text(whole)
     urls = {
@@ -59,6 +60,10 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
     config = load_config(path, {**ENV, **urls})
     assert config.notifications == (ChannelConfig(url="json://hooks.org/x"),), "the default"
     assert config.max_eur_per_hour is not None
+    own = config.queues["H100-1-80G"].offers[-1]
+    assert own.another_machine
+    assert own.max_price_per_hour is not None
+    assert all(queue.max_price_per_hour for queue in config.queues.values())
     assert config.heartbeat_url == "https://hc.org/ping"
     assert config.store is not None
     shown = load_config(EXAMPLE, ENV)
@@ -86,7 +91,8 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    keys = [name for name in model.model_fields if name != "name"]
+    fields = {field.alias or name for name, field in model.model_fields.items()}
+    keys = sorted(fields - {"name"})
     missing = [
         key for key in keys if not re.search(rf"(^[ #-]*|{{|, ){key}: ?", text, re.MULTILINE)
     ]

@@ -176,6 +176,9 @@ def test_a_mistake_in_a_queue_is_named_with_line_and_key(mistake: str, message: 
     assert problems(text, env) == [f"c.yaml:{message}"]
 
 
+OTHER = "{type: L4-1-24G, zone: fr-par-1"
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
@@ -183,7 +186,31 @@ def test_a_mistake_in_a_queue_is_named_with_line_and_key(mistake: str, message: 
         ("{type: H100-1-80G}", "[1].zone: is required"),
         ("{type: h100, zone: fr-par-2}", "[1].type: 'h100': a type looks like H100-1-80G"),
         ("{type: L4-1-24G, zone: fr-par}", "[1].zone: 'fr-par': a zone looks like fr-par-2"),
-        ("H100-1-80G", "[1]: 'H100-1-80G': expected keys with values: type, zone"),
+        (
+            "H100-1-80G",
+            "[1]: 'H100-1-80G': expected keys with values: type, zone, image, volume, scratch, "
+            "max_price_per_hour",
+        ),
+        (f"{OTHER}, max_price_per_hour: 0}}", "[1].max_price_per_hour: '0': must be above 0"),
+        (
+            f"{OTHER}, max_price_per_hour: .nan}}",
+            "[1].max_price_per_hour: '.nan': expected a number",
+        ),
+        (f"{OTHER}, image: a b}}", "[1].image: 'a b': a label looks like ubuntu_jammy_gpu_os_12"),
+        (f"{OTHER}, volume: 300GB}}", "[1].volume: '300GB': expected keys with values: size, iops"),
+        (
+            f"{OTHER}, volume: {{size: 9GB}}}}",
+            "[1].volume.size: '9GB': a root volume has 20GB to 10TB (125GB or more for GPU images)",
+        ),
+        (
+            f"{OTHER}, scratch: 1}}",
+            "[1].scratch: '1': a size needs a unit, such as 200GB or 200GiB",
+        ),
+        (
+            f"{OTHER}, price: 3}}",
+            "[1].price: unknown key; allowed here: type, zone, image, volume, "
+            "scratch, max_price_per_hour",
+        ),
         ("{type: H100-1-80G, zone: fr-par-2}", ": H100-1-80G in fr-par-2 is listed twice"),
     ],
 )

@@ -8,6 +8,8 @@ from gpu_autoscaler.config.models import (
     AgentConfig,
     ClearmlConfig,
     Config,
+    Machine,
+    PlacementConfig,
     QueueConfig,
     ScalewayConfig,
     StoreConfig,
@@ -19,12 +21,16 @@ from tests.policy.worlds import config
 
 PROJECT = "11111111-2222-3333-4444-555555555555"
 H100 = Placement("H100-1-80G", "fr-par-2")
+HERE = PlacementConfig(type="H100-1-80G", zone="fr-par-2")
 
 
 def test_a_config_can_be_built_from_values() -> None:
     queue = QueueConfig(
         name="train",
-        placements=(H100, Placement("H100-1-80G", "pl-waw-2")),
+        placements=(
+            PlacementConfig(type="H100-1-80G", zone="fr-par-2"),
+            PlacementConfig(type="H100-1-80G", zone="pl-waw-2"),
+        ),
         idle_timeout=timedelta(minutes=5),
         volume=VolumeConfig(size=125 * 10**9, iops=15000),
     )
@@ -36,14 +42,41 @@ def test_a_config_can_be_built_from_values() -> None:
     assert config.zones == ("fr-par-2", "pl-waw-2")
 
 
+def test_a_placement_says_what_differs_there() -> None:
+    own = PlacementConfig(
+        type="L4-1-24G",
+        zone="fr-par-1",
+        image="other",
+        volume=VolumeConfig(iops=15000),
+        scratch=0,
+        max_price_per_hour=2.5,
+    )
+    plain = PlacementConfig(type="L4-1-24G", zone="fr-par-2", max_price_per_hour=1)
+    queue = QueueConfig(
+        name="train",
+        placements=(HERE, own, plain),
+        volume=VolumeConfig(size=300 * 10**9),
+        scratch=10**12,
+        image="theirs",
+        max_price_per_hour=9,
+    )
+    volume = VolumeConfig(size=300 * 10**9)
+    fast = VolumeConfig(size=300 * 10**9, iops=15000)
+    assert queue.at(H100) == Machine("theirs", volume, 10**12, 9)
+    assert queue.at(own.place) == Machine("other", fast, 0, 2.5)
+    assert queue.at(plain.place) == Machine("theirs", volume, 10**12, 1)
+    assert queue.at(Placement("B300-SXM-2-288G", "fr-par-2")) == queue.at(H100), "as the queue says"
+    assert [offer.another_machine for offer in queue.offers] == [False, True, False]
+
+
 def test_a_config_cannot_be_changed() -> None:
-    queue = QueueConfig(name="train", placements=(H100,))
+    queue = QueueConfig(name="train", placements=(HERE,))
     with pytest.raises(ValidationError, match="frozen"):
         queue.max_instances = 9
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
-    queue = QueueConfig(name="train", placements=(H100,))
+    queue = QueueConfig(name="train", placements=(HERE,))
     assert (queue.min_instances, queue.max_instances, queue.idle_action) == (0, 2, "stop")
     assert (queue.idle_timeout, queue.idle_timeout_after_success) == (timedelta(minutes=30), None)
     assert queue.stale_timeout == queue.lost_timeout == timedelta(minutes=10)
@@ -109,7 +142,7 @@ def test_a_validation_error_does_not_show_what_it_was_given() -> None:
 
 
 def config_with(store: StoreConfig | None, **more: object) -> Config:
-    queue = QueueConfig(name="train", placements=(H100,))
+    queue = QueueConfig(name="train", placements=(HERE,))
     project = ScalewayConfig(project_id=PROJECT)
     whole = {"fleet": "lab", "scaleway": project, "queues": {"train": queue}, **more}
     return Config.model_validate({**whole, "store": store})

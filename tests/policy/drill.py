@@ -23,7 +23,13 @@ from gpu_autoscaler.domain.effects import (
     StopInstance,
 )
 from gpu_autoscaler.domain.memory import Memory
-from gpu_autoscaler.domain.model import QUARANTINED_TAG, Instance, ServerState, TaskStatus
+from gpu_autoscaler.domain.model import (
+    QUARANTINED_TAG,
+    Availability,
+    Instance,
+    ServerState,
+    TaskStatus,
+)
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.rescue import stuck_tasks
 from tests.policy.worlds import (
@@ -164,6 +170,11 @@ class Drill:
         """Machines become black holes, or are mended."""
         for machine in self._some(number):
             machine.hole = not machine.hole
+
+    def stock(self, number: int) -> None:
+        """The probe says something else of both zones, true or not; or nothing."""
+        told = (None, *Availability)[number % 4]
+        self.story.availability = None if told is None else {TYPE: told}
 
     def abort(self, number: int) -> None:
         """A person aborts a task; a silent agent is asked and does not obey."""

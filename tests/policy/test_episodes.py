@@ -82,6 +82,7 @@ def waits(**changes: Any) -> Told:
 
 OUT = f"out_of_stock {QUEUE}"
 FAILING = f"launch_failing {QUEUE}"
+QUOTA = f"quota_exceeded {TYPE}"
 
 
 def test_out_of_stock_for_long_is_told_once_and_over_when_one_boots() -> None:
@@ -106,6 +107,31 @@ def test_out_of_stock_is_over_when_nobody_waits() -> None:
     assert story.memory.troubles == {}
 
 
+def test_a_quota_is_over_when_one_boots_and_is_one_for_all_zones() -> None:
+    story = waits()
+    assert story.pass_(minutes(5), failure=Failure.QUOTA) == [f"+{QUOTA}"]
+    story.memory = replace(
+        story.memory,
+        backoffs=(*story.memory.backoffs, replace(story.memory.backoffs[0], placement=THERE)),
+    )
+    assert story.pass_(minutes(5)) == []
+    assert story.names() == [QUOTA]
+    told = story.standing()[QUOTA]
+    assert (told.severity, "as Scaleway says" in told.text) == (Severity.WARNING, True)
+    for zone in (ZONE, OTHER_ZONE):
+        assert story.names() == [QUOTA]
+        story.has(instance(f"new-{zone}", zone=zone, created_at=story.now))
+        story.cycle()
+    assert story.names() == []
+
+
+def test_a_placement_that_is_too_dear_does_not_hide_that_the_others_are_empty() -> None:
+    places = [BOTH[0], {**BOTH[1], "type": "H100-SXM-2-80G", "max_price_per_hour": 1}]
+    story = Told(config({"placements": places}), prices={TYPE: 2.5, "H100-SXM-2-80G": 6.6})
+    story.enqueue("t1")
+    assert story.pass_(minutes(20), failure=Failure.OUT_OF_STOCK) == [f"+{OUT}"]
+
+
 def test_stock_in_one_of_two_places_is_no_episode() -> None:
     story = waits()
     for _ in range(60):
@@ -124,7 +150,8 @@ def test_stock_in_one_of_two_places_is_no_episode() -> None:
 )
 def test_a_launch_that_fails_for_long_is_told_once_with_what_was_said(failure: Failure) -> None:
     story = waits()
-    assert story.pass_(minutes(14), failure=failure) == []
+    at_once = [f"+{QUOTA}"] if failure is Failure.QUOTA else []
+    assert story.pass_(minutes(14), failure=failure) == at_once
     assert story.pass_(minutes(200), failure=failure) == [f"+{FAILING}"]
     told = story.standing()[FAILING]
     assert told.severity is Severity.ERROR

@@ -162,6 +162,23 @@ def test_a_machine_that_boots_is_named() -> None:
     assert f"{name} ({TYPE} in {ZONE}) boots since" in text(story, "t1")
 
 
+def test_a_machine_elsewhere_is_explained_by_what_holds_the_better_place_back() -> None:
+    places = [{"type": TYPE, "zone": zone} for zone in (ZONE, "pl-waw-2")]
+    story = Told(config({"placements": places}))
+    story.enqueue("t1")
+    story.done(*story.cycle().effects, failure=Failure.OUT_OF_STOCK)
+    story.done(*story.cycle().effects)
+    story.cycle()
+    held_back = f"{TYPE} in {ZONE}: out of stock, next try at"
+    for name in ("t1", QUEUE):
+        assert held_back in text(story, name)
+    assert f"({TYPE} in pl-waw-2) is being created since" in text(story, "t1")
+    own = replace(story.memory.backoffs[0], failure=Failure.REJECTED, spec="another")
+    story.memory = replace(story.memory, backoffs=(own,))
+    story.cycle()
+    assert "next try" not in text(story, QUEUE), "its configuration has changed since"
+
+
 def test_an_idle_machine_takes_it_at_its_next_poll() -> None:
     story = Told()
     story.has(registered("m1"))

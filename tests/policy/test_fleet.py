@@ -168,7 +168,7 @@ def test_a_name_is_taken_for_as_long_as_anything_knows_it() -> None:
 
 
 def test_a_queue_whose_bootstrap_nobody_rendered_has_no_spec() -> None:
-    assert [fleet(specs=specs).spec(QUEUE) for specs in ({QUEUE: SPEC}, {})] == [SPEC, ""]
+    assert [fleet(specs=specs).spec(QUEUE, HERE) for specs in ({QUEUE: SPEC}, {})] == [SPEC, ""]
 
 
 def test_instances_of_a_queue_come_in_the_order_of_their_names() -> None:

@@ -205,7 +205,8 @@ PRICE = {TYPE: 2.5}
         (
             given(settings=config(max_eur_per_hour=2.4), **waiting(1)),
             Reason.FLEET_MAX_EUR,
-            "1 waiting, but H100-1-80G in fr-par-2: the price of H100-1-80G is not known yet",
+            "1 waiting, but H100-1-80G in fr-par-2: its price is not known yet, and "
+            "max_eur_per_hour bounds it",
         ),
         (
             given(
@@ -215,8 +216,8 @@ PRICE = {TYPE: 2.5}
                 memory=Memory(backoffs=(no_stock(THERE),)),
             ),
             Reason.FLEET_MAX_EUR,
-            "min_instances = 1, but 2.50 EUR/h would be above max_eur_per_hour = 2.40; "
-            "H100-1-80G in fr-par-2: 2.50 EUR/h would be above max_eur_per_hour = 2.40; "
+            "min_instances = 1, but H100-1-80G in fr-par-2: 2.50 EUR/h would be above "
+            "max_eur_per_hour = 2.40; "
             "H100-1-80G in pl-waw-2: out of stock, next try at 08:10:00",
         ),
         (

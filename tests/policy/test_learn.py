@@ -51,7 +51,8 @@ HERE = Placement(TYPE, ZONE)
 ENDED_AT = START - seconds(10)
 WHY: Mapping[str, Any] = {"reason": Reason.DEMAND, "because": "a test"}
 M1 = registered("m1")
-CREATE = CreateInstance(order=CreateOrder("m9", QUEUE, HERE, "image", 1, 1, ()), **WHY)
+ORDER = CreateOrder("m9", QUEUE, HERE, "image", 1, 1, (f"queue={QUEUE}", f"spec={SPEC}"))
+CREATE = CreateInstance(order=ORDER, **WHY)
 START_M1 = StartInstance(instance=M1, **WHY)
 STOP_M1 = StopInstance(instance=M1, guard=Guard.IDLE, booted_at=START, **WHY)
 DELETE_M1 = DeleteInstance(instance=M1, **WHY)
@@ -157,14 +158,23 @@ def test_an_outcome_of_what_is_no_longer_under_way_is_learnt_from_all_the_same()
     outcome = Outcome(CREATE, ENDED_AT, Failure.REJECTED, "said so")
     found = learn(world(outcome), Memory(), START)
     assert found.memory.pending == {}
-    assert [(b.placement, b.spec) for b in found.backoffs.kept()] == [(HERE, "")]
+    assert [(b.placement, b.spec) for b in found.backoffs.kept()] == [(HERE, SPEC)]
 
 
-def test_a_rejection_is_of_no_spec_while_none_is_rendered() -> None:
+@pytest.mark.parametrize("specs", [{}, {QUEUE: "def456def456"}])
+def test_a_rejection_is_of_what_was_ordered_not_of_what_is_configured_by_then(
+    specs: dict[str, str],
+) -> None:
     outcome = Outcome(CREATE, ENDED_AT, Failure.REJECTED, "said so")
-    view = replace(world(outcome), specs={})
+    view = replace(world(outcome), specs=specs)
     found = learn(view, Memory(pending={CREATE.key: pending(CREATE)}), START)
-    assert [b.spec for b in found.backoffs.kept()] == [""]
+    assert [b.spec for b in found.backoffs.kept()] == [SPEC]
+
+
+def test_a_rejection_of_an_order_without_a_spec_is_the_placement_s_own() -> None:
+    effect = replace(CREATE, order=replace(ORDER, tags=()))
+    found = learned(effect, Failure.REJECTED).backoffs.kept()
+    assert [b.spec for b in found] == [""]
 
 
 STOPPING = known("m1", "stopped", stop_decided_at=START, delete_when_stopped=True)

@@ -11,6 +11,7 @@ from gpu_autoscaler.domain.decisions import Plan
 from gpu_autoscaler.domain.effects import (
     CreateInstance,
     DeleteInstance,
+    Failure,
     Guard,
     OnInstance,
     Reason,
@@ -19,6 +20,7 @@ from gpu_autoscaler.domain.effects import (
     SetTags,
     StartInstance,
     StopInstance,
+    placement_of,
 )
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Memory
 from gpu_autoscaler.domain.model import REGISTERED_TAG, FleetTags, ServerState, TaskStatus
@@ -31,12 +33,14 @@ EVENTS = (
     *("enqueue", "enqueue", "finish", "finish", "silence", "watchdog", "clearml", "zone", "queue"),
     *("forget", "edit", "bootstrap", "protect", "keep", "lock", "crash", "stand_by", "remove"),
     *("fail", "fail", "break_next", "jump", "pull_late", "enqueue", "spoil", "abort", "release"),
+    *("stock", "stock"),
 )
 SETTLED_WITHIN = 260
 """Cycles (130 minutes): an outage is believed in for an hour, then all timeouts one by one."""
 BREAKERS_SETTLE_WITHIN = 500
 """Cycles: an open breaker tries again after four hours at most."""
 QUIET_FOR = 20
+OUT = Failure.OUT_OF_STOCK
 
 
 def copied(memory: Memory) -> Memory:
@@ -93,6 +97,7 @@ class Checked(Drill):
         story = self.story
         assert not story.clearml_down
         assert story.queue_exists
+        self.empty_shelves(effect)
         if isinstance(effect, CreateInstance):
             zone, tags = effect.order.placement.zone, frozenset(effect.order.tags)
             assert FleetTags("test").owns(tags)
@@ -101,6 +106,16 @@ class Checked(Drill):
             zone = effect.instance.zone
             assert story.instances[effect.subject].state is ServerState.STOPPED
         assert zone not in story.dark_zones
+
+    def empty_shelves(self, effect: CreateInstance | StartInstance) -> None:
+        """None is launched where a back-off lasts, and after it one alone, whatever the probe
+        says: so each back-off sees one failure at most."""
+        memory, place = self.story.memory, placement_of(effect)
+        own = [b for b in memory.backoffs if b.placement == place and b.failure is OUT]
+        assert all(b.until <= self.story.now for b in own)
+        launches = (p for p in memory.pending.values() if p.key.startswith(("create:", "start:")))
+        under_way = [p.key for p in launches if p.placement == place and not p.failed]
+        assert not own or under_way == [effect.key]
 
     def removal(self, effect: StopInstance | DeleteInstance) -> None:
         story, name = self.story, effect.subject

@@ -9,7 +9,7 @@ import pytest
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Failure
-from gpu_autoscaler.domain.memory import Backoff, Memory, PowerOff
+from gpu_autoscaler.domain.memory import Backoff, Memory, Pause, Pending, PowerOff
 from gpu_autoscaler.domain.model import Entry, Placement, Queue, Task, Worker
 from gpu_autoscaler.policy.questions import (
     availability_zones,
@@ -236,6 +236,45 @@ def test_stock_is_asked_for_where_a_task_waits_for_it(
     memory = Memory(backoffs=(Backoff(placement, failure, 1, START, START, "none left"),))
     waiting = Queue("q-1", queue, (Entry("t1", START),) * entries)
     assert availability_zones(memory, config(), [waiting]) == asked
+
+
+DRY = Backoff(HERE, Failure.OUT_OF_STOCK, 1, START, START, "none left")
+BOTH_ZONES = [{"type": TYPE, "zone": zone} for zone in (ZONE, OTHER_ZONE)]
+CREATED = Pending("create:m9", "m9", START, START + minutes(3), QUEUE, HERE)
+BOOTS, WORKS = {"state": "initializing"}, {"state": "running_task"}
+
+
+@pytest.mark.parametrize(
+    ("queue", "entries", "memory", "asked"),
+    [
+        ({"placements": BOTH_ZONES}, 1, {}, True),
+        ({"placements": BOTH_ZONES}, 0, {}, False),
+        ({}, 1, {}, False),  # there is nothing to choose
+        ({}, 1, {"backoffs": (DRY,)}, True),  # it may end
+        ({"placements": BOTH_ZONES}, 1, {"instances": BOOTS}, False),  # a machine comes for it
+        ({"placements": BOTH_ZONES}, 1, {"instances": IDLE}, False),
+        ({"placements": BOTH_ZONES}, 2, {"instances": BOOTS}, True),
+        ({"placements": BOTH_ZONES}, 1, {"instances": WORKS}, True),
+        ({"placements": BOTH_ZONES, "max_instances": 1}, 9, {"instances": WORKS}, False),
+        ({"placements": BOTH_ZONES}, 1, {"pending": CREATED}, False),
+        ({"placements": BOTH_ZONES}, 2, {"pending": CREATED}, True),
+        ({"placements": BOTH_ZONES}, 1, {"pending": replace(CREATED, failed=True)}, True),
+        ({"placements": BOTH_ZONES}, 1, {"pending": replace(CREATED, queue="another")}, True),
+        ({"placements": BOTH_ZONES}, 1, {"pauses": {QUEUE: Pause(START)}}, False),
+    ],
+)
+def test_stock_is_asked_for_when_a_launch_is_due_and_it_may_matter(
+    queue: Mapping[str, Any], entries: int, memory: dict[str, Any], asked: bool
+) -> None:
+    given = dict(memory)
+    if "instances" in given:
+        given["instances"] = {"id-m1": known("m1", **given["instances"])}
+    if "pending" in given:
+        given["pending"] = {given["pending"].key: given["pending"]}
+    waiting = Queue("q-1", QUEUE, tuple(Entry(f"t{n}", START) for n in range(entries)))
+    settings = config(queue)
+    expected = frozenset(settings.zones) if asked else frozenset()
+    assert availability_zones(Memory(**given), settings, [waiting]) == expected
 
 
 def test_a_power_off_is_timed_by_clearmls_clock() -> None:

@@ -22,7 +22,7 @@ from gpu_autoscaler.domain.model import (
     Placement,
     ZoneView,
 )
-from gpu_autoscaler.policy.stock import Backoffs
+from gpu_autoscaler.policy.stock import Backoffs, holds_back
 from tests.policy.worlds import OTHER_ZONE, SPEC, START, TYPE, ZONE, minutes, registered, seconds
 
 HERE, THERE, OTHER = Placement(TYPE, ZONE), Placement(TYPE, OTHER_ZONE), Placement("L4-1-24G", ZONE)
@@ -56,7 +56,7 @@ def after(pause: timedelta, kept: Iterable[Backoff] = (backoff(),)) -> Backoffs:
         (Failure.TRANSIENT, (0.5, 1, 2, 4, 5, 5)),
         (Failure.NOT_FOUND, (0.5, 1, 2, 4, 5, 5)),
         (Failure.QUOTA, (30, 30)),
-        (Failure.REJECTED, (60, 60)),
+        (Failure.REJECTED, (60, 120, 240, 480, 960, 1440, 1440)),
         (Failure.UNAUTHORIZED, (5, 5)),
     ],
 )
@@ -186,6 +186,68 @@ def test_only_a_change_from_shortage_ends_it_early(
     backoffs.end_early(view)
     found = next(b for b in backoffs.kept() if b.placement == kept.placement)
     assert (found.until, found.shortage_seen) == (START + minutes(until), seen)
+
+
+def test_a_change_that_misled_is_not_believed_for_one_back_off() -> None:
+    """A probe that goes to and fro each minute must not make one try each two minutes."""
+    kept: tuple[Backoff, ...] = ()
+    tries = []
+    for minute in range(240):
+        now = START + minutes(minute)
+        backoffs = Backoffs(kept, now)
+        level = Availability.SHORTAGE if minute % 2 else Availability.AVAILABLE
+        backoffs.end_early(world(level))
+        if backoffs.of(HERE, SPEC) is None:
+            tries.append(minute)
+            backoffs.failed(HERE, OUT, "none left")
+        kept = backoffs.kept()
+    # 5 min cut short, 10 in full, 20 cut short, 40 in full, 60 cut short, 60 in full ...
+    assert tries == [0, 2, 12, 14, 54, 56, 116, 118, 178, 180]
+
+
+@pytest.mark.parametrize(
+    ("failure", "later", "misled"), [(OUT, 0, True), (OUT, 1, True), (Failure.QUOTA, 0, False)]
+)
+def test_only_the_same_failure_right_after_a_change_misleads(
+    failure: Failure, later: float, misled: bool
+) -> None:
+    backoffs = after(minutes(2), [backoff(shortage_seen=True)])
+    backoffs.end_early(world(Availability.AVAILABLE))
+    (ended,) = backoffs.kept()
+    assert (ended.until, ended.ended_early, ended.misled) == (START + minutes(2), True, False)
+    backoffs = Backoffs([ended], START + minutes(2 + later))
+    backoffs.failed(HERE, failure, "again")
+    assert [(b.misled, b.ended_early) for b in backoffs.kept()] == [(misled, False)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "empty"),
+    [
+        ((), False),
+        ((backoff(),), True),
+        ((backoff(until=START - minutes(9)),), True),
+        ((backoff(at=THERE),), False),
+        ((backoff(Failure.TRANSIENT),), False),
+    ],
+)
+def test_what_was_empty_at_the_last_try(kept: tuple[Backoff, ...], empty: bool) -> None:
+    assert after(minutes(0), kept).was_empty(HERE) is empty
+
+
+@pytest.mark.parametrize(
+    ("kept", "text"),
+    [
+        (backoff(), "out of stock, next try at 08:05:00"),
+        (backoff(Failure.QUOTA), "quota exceeded, next try at 08:05:00"),
+        (backoff(until=START + minutes(60 * 20)), "out of stock, next try at 2026-09-08 04:00"),
+        (
+            backoff(Failure.REJECTED),
+            "rejected (said so) until its settings change, next try at 08:05:00",
+        ),
+    ],
+)
+def test_what_holds_back_is_a_sentence(kept: Backoff, text: str) -> None:
+    assert holds_back(kept, START) == text
 
 
 CREATE = CreateInstance(

@@ -280,6 +280,7 @@ class Story:
             zones={zone: self._zone(zone, found) for zone, found in by_zone.items()},
             specs=self.specs,
             prices=self.prices,
+            prices_read_at=START if self.prices else None,
             outcomes=tuple(self.outcomes),
             lost_memory=self.lost_memory,
             requests=tuple(self.requests),

@@ -34,8 +34,17 @@ from gpu_autoscaler.domain.errors import (
 )
 from gpu_autoscaler.domain.model import CreateOrder, Entry, Placement, Queue, Volume, Worker
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, run_virtual
-from gpu_autoscaler.runtime.execute import AT_ONCE, DryExecutor, LiveExecutor, Orders
+from gpu_autoscaler.runtime.execute import (
+    AT_ONCE,
+    EMPTY_SHELF,
+    DryExecutor,
+    LiveExecutor,
+    Orders,
+    is_failure,
+)
+from gpu_autoscaler.runtime.turns import LONGEST_TURN
 from tests.policy.worlds import (
+    OTHER_ZONE,
     QUEUE,
     QUEUE_ID,
     TYPE,
@@ -56,8 +65,8 @@ NAME = STOPPED.name
 VOLUME = Volume("vol-1", ZONE, "volume", None, NOW)
 
 
-def create(name: str = NAME) -> CreateInstance:
-    order = CreateOrder(name, QUEUE, Placement(TYPE, ZONE), "image", 1, 5000, ())
+def create(name: str = NAME, zone: str = ZONE) -> CreateInstance:
+    order = CreateOrder(name, QUEUE, Placement(TYPE, zone), "image", 1, 5000, ())
     return CreateInstance(order=order, reason=Reason.DEMAND, because="waits")
 
 
@@ -280,12 +289,61 @@ def test_slow_effects_do_not_delay_others() -> None:
 
 def test_one_failure_does_not_stop_another() -> None:
     async def run(hands: Hands) -> None:
-        hands.wire.errors["create a"] = OutOfStock("none")
-        outcomes = await hands.do(create("a"), create("b"))
-        assert {o.effect.subject: o.failure for o in outcomes} == {
-            "a": Failure.OUT_OF_STOCK,
-            "b": None,
+        hands.wire.errors["create a"] = Transient("502")
+        outcomes = await hands.do(create("a"), create("b"), DELETE)
+        assert {o.effect.key: o.failure for o in outcomes} == {
+            "create:a": Failure.TRANSIENT,
+            "create:b": None,
+            DELETE.key: None,
         }
+
+    done(run)
+
+
+@pytest.mark.parametrize("first", [create("a"), START])
+def test_an_empty_shelf_is_met_by_one_launch_and_no_other(first: Effect) -> None:
+    async def run(hands: Hands) -> None:
+        hands.wire.errors[f"{first.verb} {first.subject}"] = OutOfStock("none")
+        hands.wire.slow[first.verb] = 5
+        there = create("c", zone=OTHER_ZONE)
+        outcomes = await hands.do(first, create("b"), create("b2"), there)
+        left = (Failure.GUARD, EMPTY_SHELF)
+        assert {o.effect.subject: (o.failure, o.message) for o in outcomes} == {
+            first.subject: (Failure.OUT_OF_STOCK, "none"),
+            "b": left,
+            "b2": left,
+            "c": (None, ""),
+        }
+        assert not any(call.startswith("create b") for call in hands.wire.calls)
+        assert hands.woken == 1
+        assert not any(map(is_failure, (o for o in outcomes if o.effect.subject == "b")))
+        again = await hands.do(create("b"))
+        assert again[0].failure is None, "whether it is tried again is the policy's to say"
+
+    done(run)
+
+
+def test_launches_at_one_placement_take_turns_and_others_do_not_wait_for_them() -> None:
+    async def run(hands: Hands) -> None:
+        hands.wire.slow["create"] = 7
+        names = ("a", "b", "c")
+        many = [*map(create, names), create("d", zone=OTHER_ZONE)]
+        ended = {o.effect.subject: (o.at - NOW).total_seconds() for o in await hands.do(*many)}
+        assert ended == {"a": 7, "b": 14, "c": 21, "d": 7}
+
+    done(run)
+
+
+def test_one_that_hangs_holds_up_the_next_for_a_moment_alone() -> None:
+    async def run(hands: Hands) -> None:
+        hands.wire.slow["create a"] = 24 * 3600
+        outcomes = await hands.do(create("a"), create("b"))
+        ended = {o.effect.subject: o.at - NOW for o in outcomes}
+        assert ended == {"a": create().deadline, "b": LONGEST_TURN}
+        hands.submit(create("a"), create("c"))
+        await hands.clock.sleep(1)
+        await hands.executor.finish(seconds(0))
+        assert hands.wire.count("create") == 3, "one that waits for its turn is not begun"
 
     done(run)
 

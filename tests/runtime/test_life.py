@@ -1,16 +1,18 @@
 """Whole stories: the loop against the emulated services, hours in milliseconds."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from gpu_autoscaler.domain.model import Instance, Placement, ServerState
+from gpu_autoscaler.domain.model import Availability, Instance, Placement, ServerState
 from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_stock import StockMode
 from gpu_autoscaler.runtime.clock import run_virtual
 from gpu_autoscaler.runtime.execute import Orders
+from gpu_autoscaler.runtime.loop import SHORTEST_PAUSE
 from tests.policy.worlds import OTHER_ZONE, QUEUE, TYPE, ZONE, config, minutes
 from tests.runtime.world import World
 
@@ -71,7 +73,7 @@ def test_a_machine_that_never_registers_is_replaced_and_removed() -> None:
 @pytest.mark.parametrize("mode", list(StockMode))
 def test_out_of_stock_wherever_it_shows_moves_on_to_the_next_zone(mode: StockMode) -> None:
     async def run(world: World) -> None:
-        world.scaleway.set_stock(Placement(TYPE, ZONE), 0, mode)
+        world.scaleway.set_stock(Placement(TYPE, ZONE), 0, mode, told=Availability.AVAILABLE)
         task = world.task(hours=1)
         await world.until(lambda: world.status(task) == "completed", hours(2))
         assert {s.zone for s in world.scaleway.all_servers()} == {OTHER_ZONE}
@@ -79,6 +81,64 @@ def test_out_of_stock_wherever_it_shows_moves_on_to_the_next_zone(mode: StockMod
         assert world.left() == (0, 0)
 
     story(run, placements=[{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}])
+
+
+@pytest.mark.parametrize("mode", list(StockMode))
+@pytest.mark.parametrize("restart", [False, True])
+def test_wherever_a_lack_of_stock_shows_the_next_placement_is_tried_at_once(
+    mode: StockMode, restart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as a cycle may follow; a silent one as soon as a cycle sees it."""
+
+    async def run(world: World) -> None:
+        port, tries = world.scaleway_port, list[tuple[str, float, float]]()
+        for name in ("create", "start"):
+            monkeypatch.setattr(port, name, noting(getattr(port, name), tries, world))
+        working = asyncio.create_task(world.loop.run())
+        if restart:
+            first = world.task(hours=0.1)
+            await soon(world, lambda: world.status(first) == "completed")
+            await soon(world, lambda: set(world.states().values()) == {"stopped"})
+            await world.clock.sleep(120)
+        world.scaleway.set_stock(Placement(TYPE, ZONE), 0, mode, told=Availability.AVAILABLE)
+        tries.clear()
+        task = world.task(hours=0.1)
+        await soon(world, lambda: world.status(task) == "completed")
+        world.loop.stop()
+        await working
+        (here, _, ended), (there, begun, _) = tries
+        assert (here, there) == (ZONE, OTHER_ZONE)
+        if mode is StockMode.SILENT:
+            silence, interval = world.scaleway.timings.silent_failure, 30
+            assert silence <= begun - ended <= silence + interval
+        else:
+            assert 0 <= begun - ended <= SHORTEST_PAUSE.total_seconds()
+        zones = [server.zone for server in world.scaleway.all_servers()]
+        assert zones == ([ZONE] if restart else []) + [OTHER_ZONE], "one that never ran is removed"
+
+    places = [{"type": TYPE, "zone": ZONE}, {"type": TYPE, "zone": OTHER_ZONE}]
+    story(run, placements=places, idle_timeout="5m")
+
+
+def noting(call: Callable[..., Awaitable[None]], tries: list[Any], world: World) -> Any:
+    """The same call, which notes where it was made, and from when to when."""
+
+    async def made(what: Any, *more: Any) -> None:
+        begun = world.clock.monotonic()
+        try:
+            await call(what, *more)
+        finally:
+            tries.append((what.placement.zone, begun, world.clock.monotonic()))
+
+    return made
+
+
+async def soon(world: World, true: Callable[[], bool]) -> None:
+    """The daemon works by itself; within two hours it is so."""
+    end = world.clock.now() + hours(2)
+    while not true():
+        assert world.clock.now() < end, world.states()
+        await world.clock.sleep(5)
 
 
 def test_a_restart_that_meets_an_empty_shelf_keeps_the_machine_and_waits() -> None:

@@ -373,16 +373,18 @@ def backed_off(failure: Failure) -> Memory:
 
 
 @pytest.mark.parametrize(
-    ("failure", "waiting", "asked"),
+    ("failure", "waiting", "placements", "asked"),
     [
-        (Failure.OUT_OF_STOCK, True, True),
-        (Failure.OUT_OF_STOCK, False, False),
-        (Failure.QUOTA, True, False),
-        (None, True, False),
+        (Failure.OUT_OF_STOCK, True, [ZONE], [ZONE]),
+        (Failure.OUT_OF_STOCK, False, [ZONE], []),
+        (Failure.QUOTA, True, [ZONE], []),
+        (None, True, [ZONE], []),
+        (None, True, [ZONE, OTHER_ZONE], [ZONE, OTHER_ZONE]),
+        (Failure.OUT_OF_STOCK, False, [ZONE, OTHER_ZONE], []),
     ],
 )
 def test_stock_is_asked_for_only_where_a_task_waits_for_it(
-    failure: Failure | None, waiting: bool, asked: bool
+    failure: Failure | None, waiting: bool, placements: list[str], asked: list[str]
 ) -> None:
     async def run(eyes: Eyes) -> None:
         if failure:
@@ -392,11 +394,14 @@ def test_stock_is_asked_for_only_where_a_task_waits_for_it(
         eyes.scaleway.stock = {TYPE: Availability.SHORTAGE}
         world = await eyes.look()
         asked_for = [call for call in eyes.wire.calls if call.startswith("availability")]
-        assert asked_for == ([f"availability {ZONE}"] if asked else [])
-        assert world.zones[ZONE].availability == ({TYPE: Availability.SHORTAGE} if asked else None)
-        assert world.zones[OTHER_ZONE].availability is None
+        assert asked_for == [f"availability {zone}" for zone in asked]
+        shown = {zone: view.availability for zone, view in world.zones.items()}
+        told = {TYPE: Availability.SHORTAGE}
+        assert shown == {zone: told if zone in asked else None for zone in (ZONE, OTHER_ZONE)}
 
-    seen(run, config=TWO_ZONES)
+    other = {"name": "other", "placements": [{"type": TYPE, "zone": OTHER_ZONE}]}
+    own = {"name": QUEUE, "placements": [{"type": TYPE, "zone": zone} for zone in placements]}
+    seen(run, config=config(queues={QUEUE: own, "other": other}))
 
 
 def test_prices_are_read_once_a_day() -> None:
@@ -408,8 +413,20 @@ def test_prices_are_read_once_a_day() -> None:
         assert eyes.wire.count("prices") == 0
         await eyes.clock.sleep(3601)
         eyes.scaleway.price = {TYPE: 3.0}
-        assert (await eyes.look()).prices == {TYPE: 3.0}
+        world = await eyes.look()
+        assert (world.prices, world.prices_read_at) == ({TYPE: 3.0}, eyes.clock.now())
         assert eyes.wire.count("prices") == 1
+
+    seen(run)
+
+
+def test_prices_of_a_zone_that_comes_in_are_read_at_once() -> None:
+    async def run(eyes: Eyes) -> None:
+        first = await eyes.look()
+        await eyes.clock.sleep(3600)
+        eyes.config = TWO_ZONES
+        assert (await eyes.look()).prices_read_at == first.prices_read_at, "of the oldest"
+        assert [call for call in eyes.wire.calls if "prices" in call] == [f"prices {OTHER_ZONE}"]
 
     seen(run)
 
@@ -433,7 +450,12 @@ def test_prices_that_do_not_come_are_asked_for_again_and_the_old_ones_stay() -> 
 
 def test_every_configured_queue_has_its_spec() -> None:
     async def run(eyes: Eyes) -> None:
-        assert (await eyes.look()).specs == {QUEUE: "spec-1"}
+        world = await eyes.look()
+        assert (world.specs, world.own_specs) == ({QUEUE: "spec-1"}, {})
+        own = {"type": TYPE, "zone": OTHER_ZONE, "scratch": "1TB"}
+        eyes.config = config({"placements": [{"type": TYPE, "zone": ZONE}, own]})
+        world = await eyes.look()
+        assert world.own_specs == {(QUEUE, Placement(TYPE, OTHER_ZONE)): "spec-1"}
 
     seen(run)
 

@@ -9,7 +9,7 @@ from typing import Any
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.watch import Reload
 from gpu_autoscaler.domain.memory import Kept, Memory
-from gpu_autoscaler.domain.model import FleetTags, ServerState
+from gpu_autoscaler.domain.model import FleetTags, Placement, ServerState
 from gpu_autoscaler.emulator.clearml_model import ClearmlModel
 from gpu_autoscaler.emulator.inprocess import InProcessClearml, InProcessScaleway
 from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
@@ -70,10 +70,12 @@ class PlainBootstrap:
 
     version = "1"
 
-    def user_data(self, queue: str, instance_name: str) -> bytes:
+    def user_data(
+        self, queue: str, instance_name: str, placement: Placement | None = None
+    ) -> bytes:
         return b"#!/bin/sh\n"
 
-    def spec(self, queue: str) -> str:
+    def spec(self, queue: str, placement: Placement | None = None) -> str:
         return f"spec-{self.version}"
 
 

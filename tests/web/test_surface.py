@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.web.app import PATIENCE, surface_app
 from gpu_autoscaler.web.guard import MAX_BODY_BYTES
-from tests.policy.worlds import QUEUE, Story, config, registered
+from tests.policy.worlds import QUEUE, START, Story, config, registered
 
 T = TypeVar("T")
 
@@ -238,6 +238,7 @@ def test_the_status_tells_queues_instances_and_money() -> None:
     assert (there["state"], there["actions"]) == ("running_task", ["keep"])
     assert [each["state"] for each in there["timeline"]][-2:] == ["idle", "running_task"]
     assert found["money"]["eur_per_hour"] == 2.73
+    assert datetime.fromisoformat(found["money"]["prices_read_at"]) == START
 
 
 def test_the_same_cycle_is_sent_once() -> None:

@@ -15,6 +15,7 @@ from gpu_autoscaler.bootstrap.quoting import end_marker, refuse_unwritable
 from gpu_autoscaler.bootstrap.worker_files import agent_command, clearml_conf, environment
 from gpu_autoscaler.config.models import AgentConfig, Config
 from gpu_autoscaler.config.secrets import Secrets, variable
+from gpu_autoscaler.domain.model import Placement
 
 TEMPLATE_NAME = "bootstrap.sh"
 
@@ -52,11 +53,27 @@ class Bootstrap:
         for queue, settings in config.queues.items():
             _refuse_unusable(queue, settings.agent, secrets)
         self._specs = {queue: self._compute_spec(queue) for queue in config.queues}
+        self._own_specs: dict[tuple[str, Placement | None], str] = {
+            (name, offer.place): self._compute_spec(name, offer.place)
+            for name, queue in config.queues.items()
+            for offer in queue.offers
+            if offer.another_machine
+        }
 
-    def user_data(self, queue: str, instance_name: str) -> bytes:
-        """The script for one instance, with its secrets. Raises KeyError for an unknown queue."""
-        agent = self._config.queues[queue].agent
-        script = self._script(queue, instance_name, agent, self._secrets).encode()
+    def user_data(
+        self, queue: str, instance_name: str, placement: Placement | None = None
+    ) -> bytes:
+        """The script for one instance, with its secrets. Raises KeyError for an unknown queue.
+
+        Without a placement, that of one without settings of its own."""
+        settings = self._config.queues[queue]
+        script = self._script(
+            queue,
+            instance_name,
+            settings.agent,
+            self._secrets,
+            with_scratch=settings.at(placement).scratch > 0,
+        ).encode()
         if b"mime-version:" in script[:MIME_SNIFF_BYTES].lower():
             raise ValueError(f"queue {queue!r}: cloud-init takes `MIME-Version:` for an e-mail")
         return script
@@ -66,32 +83,49 @@ class Bootstrap:
 
         Secrets are masked before they are quoted, so no escaped spelling of one slips through.
         """
-        agent = _masked_agent(self._config.queues[queue].agent, self._secrets)
-        return self._script(queue, instance_name, agent, _masked_secrets(self._secrets))
+        settings = self._config.queues[queue]
+        return self._script(
+            queue,
+            instance_name,
+            _masked_agent(settings.agent, self._secrets),
+            _masked_secrets(self._secrets),
+            with_scratch=settings.scratch > 0,
+        )
 
-    def spec(self, queue: str) -> str:
+    def spec(self, queue: str, placement: Placement | None = None) -> str:
         """Hash of all that makes an instance of this queue what it is, but its name and place.
 
-        Keyed with ClearML's secret key: tags are public, so nobody may test guesses against it.
+        A placement with settings of its own has one of its own, or a change of them would make
+        machines of the others useless. Keyed with ClearML's secret key: tags are public, so
+        nobody may test guesses against it.
         """
-        return self._specs[queue]
+        return self._own_specs.get((queue, placement), self._specs[queue])
 
-    def _compute_spec(self, queue: str) -> str:
+    def _compute_spec(self, queue: str, placement: Placement | None = None) -> str:
         settings, groups = self._config.queues[queue], self._config.scaleway.security_group_ids
+        places = settings.placements if placement is None else (placement,)
+        made = settings.at(placement)
         machine = [
-            settings.image,
-            settings.volume.size,
-            settings.volume.iops,
-            settings.scratch,
-            [groups.get(placement.zone) for placement in settings.placements] if groups else None,
+            made.image,
+            made.volume.size,
+            made.volume.iops,
+            made.scratch,
+            [groups.get(place.zone) for place in places] if groups else None,
         ]
-        message = json.dumps(machine).encode() + self.user_data(queue, instance_name="")
+        message = json.dumps(machine).encode() + self.user_data(queue, "", placement)
         key = self._secrets.agent_clearml_secret_key.encode()
         return hmac.new(key, message, hashlib.sha256).hexdigest()[:SPEC_DIGITS]
 
-    def _script(self, queue: str, instance_name: str, agent: AgentConfig, secrets: Secrets) -> str:
-        settings = self._config.queues[queue]
-        scratch = settings.scratch_path if settings.scratch else ""
+    def _script(
+        self,
+        queue: str,
+        instance_name: str,
+        agent: AgentConfig,
+        secrets: Secrets,
+        *,
+        with_scratch: bool,
+    ) -> str:
+        scratch = self._config.queues[queue].scratch_path if with_scratch else ""
         registry = agent.registry if agent.docker else None
         contents = {
             "clearml_conf": clearml_conf(agent, scratch, secrets),

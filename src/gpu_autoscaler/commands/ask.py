@@ -120,6 +120,8 @@ def _shown(found: dict[str, Any], clock: Clock) -> Group:
     head = Text(f"{found['fleet']}, {ago(found['at'])} ago", "bold")
     if money["eur_per_hour"] is not None:
         head.append(f"   {money['eur_per_hour']:.2f} EUR/h")
+        if read_at := money.get("prices_read_at"):  # an older daemon does not say it
+            head.append(f" by prices read {ago(read_at)} ago")
     if money["spent_eur"] is not None:
         head.append(f"   {money['spent_eur']:.2f} EUR in {money['month']}")
         head.append(f", {money['saved_eur']:.2f} saved")

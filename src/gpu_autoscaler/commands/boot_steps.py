@@ -140,7 +140,7 @@ class Boot:
             self._tried.append(where.zone)
             self._perhaps_there = True
             try:
-                user_data = self._bootstrap.user_data(self._name, self._name)
+                user_data = self._bootstrap.user_data(self._name, self._name, where)
                 await self._scaleway.create(self._order(where), user_data)
             except OutOfStock:
                 self._perhaps_there = False
@@ -156,7 +156,7 @@ class Boot:
 
     def _order(self, where: Placement) -> CreateOrder:
         fleet = FleetTags(self._config.fleet, CHECKED_BY_TAG)
-        tags = fleet.of_instance(self._name, self._bootstrap.spec(self._name))
+        tags = fleet.of_instance(self._name, self._bootstrap.spec(self._name, where))
         return order_of(self._config, self._settings, where, self._name, tags)
 
     async def _made(self) -> list[Instance]:

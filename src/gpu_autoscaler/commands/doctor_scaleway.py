@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from gpu_autoscaler.commands.findings import Finding, Verdict, bad, good, note, tried
-from gpu_autoscaler.config.models import Config, QueueConfig
+from gpu_autoscaler.config.models import Config, Machine, QueueConfig
 from gpu_autoscaler.config.units import format_size
 from gpu_autoscaler.domain.errors import ApiError, Forbidden, NotFound, Rejected
 from gpu_autoscaler.domain.model import Availability, Placement
@@ -149,28 +149,52 @@ async def _of_queue(
             findings.append(Finding(group, str(where), verdict))
             continue
         stock = zone.stock.get(where.commercial_type)
-        findings.append(Finding(group, str(where), _of_offer(config, queue, offer, stock)))
-        findings.append(await _image(group, queue, where, scaleway))
-    if GPU_IMAGE in queue.image and queue.volume.size < RECOMMENDED_BYTES:
-        size, advised = format_size(queue.volume.size), format_size(RECOMMENDED_BYTES)
-        said = f"{size} is tight: Scaleway advises {advised} or more for its GPU images"
-        findings.append(Finding(group, "root volume", note(said)))
-    return findings
+        verdict = _of_offer(config, queue, queue.at(where), offer, stock)
+        findings.append(Finding(group, str(where), verdict))
+        findings.append(await _image(group, queue.at(where).image, where, scaleway))
+    return [*findings, *_volumes(group, queue)]
+
+
+def _volumes(group: str, queue: QueueConfig) -> list[Finding]:
+    """One for the queue's own volume, and one for each placement that has another."""
+    found = {}
+    for where in queue.placements:
+        made = queue.at(where)
+        if GPU_IMAGE in made.image and made.volume.size < RECOMMENDED_BYTES:
+            size, advised = format_size(made.volume.size), format_size(RECOMMENDED_BYTES)
+            said = f"{size} is tight: Scaleway advises {advised} or more for its GPU images"
+            what = "root volume" if made.volume == queue.volume else f"root volume of {where}"
+            found[what] = Finding(group, what, note(said))
+    return list(found.values())
 
 
 def _of_offer(
-    config: Config, queue: QueueConfig, offer: CommercialType, stock: Availability | None
+    config: Config,
+    queue: QueueConfig,
+    made: Machine,
+    offer: CommercialType,
+    stock: Availability | None,
 ) -> Verdict:
-    most = offer.scratch_max_bytes
-    if queue.scratch > most:
+    most, price = offer.scratch_max_bytes, offer.price_eur_per_hour
+    if made.scratch > most:
         allowed = f"has at most {format_size(most)} of scratch" if most else "has no scratch"
-        return bad(f"{allowed}; scratch is {format_size(queue.scratch)}")
-    if offer.price_eur_per_hour is None:
-        if config.max_eur_per_hour is not None:
-            return bad("Scaleway names no price: under max_eur_per_hour none is launched there")
-        return note("Scaleway names no price: it will be missing in all sums")
-    price = f"{offer.price_eur_per_hour:.2f} €/h"
-    return good(f"{price}, {STOCK[stock]}" if stock else price)
+        return bad(f"{allowed}; scratch is {format_size(made.scratch)}")
+    if price is None:
+        bounds = {
+            "max_price_per_hour": made.max_price_per_hour,
+            "max_eur_per_hour": config.max_eur_per_hour,
+        }
+        if bound := next((name for name, value in bounds.items() if value is not None), None):
+            return bad(f"Scaleway names no price: under {bound} none is launched there")
+        last = ", and with select: cheapest it comes last" if queue.select == "cheapest" else ""
+        return note(f"Scaleway names no price: it will be missing in all sums{last}")
+    if made.max_price_per_hour is not None and price > made.max_price_per_hour:
+        return bad(
+            f"{price:.2f} €/h is above max_price_per_hour ({made.max_price_per_hour:.2f}): none is "
+            "launched there; raise that, or leave the placement out"
+        )
+    told = f"{price:.2f} €/h"
+    return good(f"{told}, {STOCK[stock]}" if stock else told)
 
 
 async def _instead_of(
@@ -199,9 +223,7 @@ async def _types_or_none(zone: str, scaleway: ScalewayApi) -> Sequence[str]:
         return []
 
 
-async def _image(
-    group: str, queue: QueueConfig, where: Placement, scaleway: ScalewayApi
-) -> Finding:
+async def _image(group: str, image: str, where: Placement, scaleway: ScalewayApi) -> Finding:
     async def fits(label: str) -> bool:
         try:
             await scaleway.image_fits(label, where)
@@ -211,11 +233,11 @@ async def _image(
 
     async def probe() -> Verdict:
         try:
-            await scaleway.image_fits(queue.image, where)
+            await scaleway.image_fits(image, where)
         except Rejected as error:
             fitting = [label for label in GPU_IMAGES if await fits(label)]
             instead = f"; {', '.join(fitting)} would" if fitting else ""
             return bad(f"{error}{instead}")
         return good("fits")
 
-    return await tried(group, f"image {queue.image} for {where}", probe)
+    return await tried(group, f"image {image} for {where}", probe)

@@ -6,7 +6,8 @@ from gpu_autoscaler.config.fields import slug
 
 
 def render(setup: Setup, queue: str, *, unmask: bool) -> str:
-    """The script for an instance whose name stands for any. Raises KeyError: no such queue."""
+    """The script for an instance whose name stands for any, at a placement without settings of its
+    own. Raises KeyError: no such queue."""
     bootstrap = Bootstrap(setup.config, setup.secrets)
     name = f"{slug(queue)}-000000"
     if unmask:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from gpu_autoscaler.config.document import Document
@@ -34,6 +35,7 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     ("notifications", "*"): ChannelConfig,
     ("queues", "*"): QueueConfig,
     ("queues", "*", "placements", "*"): PlacementConfig,
+    ("queues", "*", "placements", "*", "volume"): VolumeConfig,
     ("queues", "*", "volume"): VolumeConfig,
     ("queues", "*", "agent"): AgentConfig,
 }
@@ -64,6 +66,7 @@ _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "value_error": lambda context: str(context["error"]),
     "literal_error": lambda context: f"expected {context['expected']}",
     "enum": lambda context: f"expected {context['expected']}",
+    "greater_than": lambda context: f"must be above {context['gt']:g}",
     "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
     "too_short": lambda context: "needs at least one",
     "string_too_short": lambda context: "expected text",
@@ -73,7 +76,7 @@ _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
 def allowed_keys(path: KeyPath) -> list[str]:
     """The keys that may be written in the mapping at a path, in the order of the model."""
     model = _model_at(path)
-    keys = [name for name in model.model_fields if name != "name"] if model else []
+    keys = [key for key in _fields(model) if key != "name"] if model else []
     return [*keys, "defaults"] if not path else keys
 
 
@@ -124,10 +127,15 @@ def _model_at(path: KeyPath) -> type[BaseModel] | None:
     return _SECTIONS.get(general)
 
 
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """By the name that is written in the file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def _may_be_shown(path: KeyPath) -> bool:
     key = str(path[-1])
     model = _model_at(path[:-1])
-    field = model.model_fields.get(key) if model else None
+    field = _fields(model).get(key) if model else None
     # text where keys are expected may be the secret that belongs under one of them
     section = _model_at(path)
     hidden = section is not None and not all(f.repr for f in section.model_fields.values())

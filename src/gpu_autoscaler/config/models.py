@@ -6,6 +6,7 @@ a number of bytes).
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -14,12 +15,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from gpu_autoscaler.config.fields import (
     ChannelUrl,
@@ -72,7 +72,8 @@ KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
 """Of an object: what no client and no service spells differently."""
 
 
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Of euros; nothing is an amount, too."""
 
 Share = Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)]
 
@@ -83,33 +84,6 @@ class _Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
     )
-
-
-class PlacementConfig(_Settings):
-    """A placement as YAML spells it; becomes a `domain.model.Placement`."""
-
-    type: Annotated[str, matching(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", "a type looks like H100-1-80G")]
-    zone: Zone
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_domain(cls, value: object) -> object:
-        if isinstance(value, Placement):
-            return {"type": value.commercial_type, "zone": value.zone}
-        return value
-
-
-class _AsPlacement:
-    """Annotation: validate like PlacementConfig (its errors name the key), hold a Placement."""
-
-    def __get_pydantic_core_schema__(
-        self, source: object, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        def convert(checked: PlacementConfig) -> Placement:
-            return Placement(commercial_type=checked.type, zone=checked.zone)
-
-        schema = handler.generate_schema(PlacementConfig)
-        return core_schema.no_info_after_validator_function(convert, schema)
 
 
 class VolumeConfig(_Settings):
@@ -126,6 +100,52 @@ class VolumeConfig(_Settings):
             bounds = f"{format_size(MIN_VOLUME_BYTES)} to {format_size(MAX_VOLUME_BYTES)}"
             raise ValueError(f"a root volume has {bounds} (125GB or more for GPU images)")
         return size
+
+
+ImageLabel = Annotated[
+    str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a label looks like ubuntu_jammy_gpu_os_12")
+]
+Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PlacementConfig(_Settings):
+    """A placement, with what differs there from what its queue says; None: nothing."""
+
+    type: Annotated[str, matching(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", "a type looks like H100-1-80G")]
+    zone: Zone
+    image: ImageLabel | None = None
+    volume: VolumeConfig | None = None
+    """Key by key: what is not written stays as the queue says."""
+    scratch: Size | None = None
+    max_price_per_hour: Price | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_domain(cls, value: object) -> object:
+        if isinstance(value, Placement):
+            return {"type": value.commercial_type, "zone": value.zone}
+        return value
+
+    @property
+    def place(self) -> Placement:
+        """What tells it from every other one."""
+        return Placement(commercial_type=self.type, zone=self.zone)
+
+    @property
+    def another_machine(self) -> bool:
+        """Whether an instance there differs from what its queue says."""
+        return (self.image, self.volume, self.scratch) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What an instance of a queue is made of in one placement."""
+
+    image: str
+    volume: VolumeConfig
+    scratch: int
+    max_price_per_hour: float | None
+    """EUR; None: it may cost anything."""
 
 
 class AgentConfig(_Settings):
@@ -193,8 +213,12 @@ class QueueConfig(_Settings):
     """One queue with the defaults merged in."""
 
     name: QueueName
-    placements: tuple[Annotated[Placement, _AsPlacement()], ...] = Field(min_length=1)
-    """Where its instances may be created, best first."""
+    offers: tuple[PlacementConfig, ...] = Field(alias="placements", min_length=1)
+    """Where its instances may be created, best first, with what differs there."""
+    select: Literal["preference", "cheapest"] = "preference"
+    """Which placement is tried first: in the order of the list, or by price and then by it."""
+    max_price_per_hour: Price | None = None
+    """EUR for one instance: dearer placements are left out; None: it may cost anything."""
     min_instances: Count = 0
     max_instances: Count = 2
     """Bounds billed instances; 0 drains the queue: what runs finishes, nothing is launched."""
@@ -222,18 +246,36 @@ class QueueConfig(_Settings):
         str, matching(r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+", "a path looks like /scratch")
     ] = "/scratch"
     """Where it is mounted, on the machine and in each task's container."""
-    image: Annotated[
-        str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a label looks like ubuntu_jammy_gpu_os_12")
-    ] = "ubuntu_jammy_gpu_os_12"
+    image: ImageLabel = "ubuntu_jammy_gpu_os_12"
     agent: AgentConfig = AgentConfig()
 
-    @field_validator("placements")
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """Where its instances may be created, best first."""
+        return tuple(offer.place for offer in self.offers)
+
+    def at(self, placement: Placement | None) -> Machine:
+        """What an instance there is made of; None: where the placement says nothing of its own."""
+        own = next((offer for offer in self.offers if offer.place == placement), None)
+        if own is None:
+            return Machine(self.image, self.volume, self.scratch, self.max_price_per_hour)
+        written = own.volume.model_dump(exclude_unset=True) if own.volume is not None else {}
+        most = own.max_price_per_hour
+        return Machine(
+            image=own.image or self.image,
+            volume=self.volume.model_copy(update=written),
+            scratch=self.scratch if own.scratch is None else own.scratch,
+            max_price_per_hour=self.max_price_per_hour if most is None else most,
+        )
+
+    @field_validator("offers")
     @classmethod
-    def _distinct(cls, placements: tuple[Placement, ...]) -> tuple[Placement, ...]:
-        for index, placement in enumerate(placements):
-            if placement in placements[:index]:
-                raise ValueError(f"{placement} is listed twice")
-        return placements
+    def _distinct(cls, offers: tuple[PlacementConfig, ...]) -> tuple[PlacementConfig, ...]:
+        places = [offer.place for offer in offers]
+        for index, place in enumerate(places):
+            if place in places[:index]:
+                raise ValueError(f"{place} is listed twice")
+        return offers
 
     @field_validator("budgets")
     @classmethod
@@ -256,9 +298,9 @@ class QueueConfig(_Settings):
 class PricesConfig(_Settings):
     """What Scaleway's API does not say about money. Euros, without tax."""
 
-    volume_eur_per_gb_hour: Price = 0.000118
+    volume_eur_per_gb_hour: Amount = 0.000118
     """Of a root volume: 8.6 cents per GB and month. An assumption: look at your invoice."""
-    address_eur_per_hour: Price = 0.004
+    address_eur_per_hour: Amount = 0.004
     """Of the public address that a machine has while it is on (Scaleway's price of 2025)."""
     billing_unit: Duration = timedelta(minutes=1)
     """A power-on is billed in whole ones."""

@@ -6,7 +6,7 @@ from datetime import datetime
 from gpu_autoscaler.domain.effects import Effect, Outcome, Reason
 from gpu_autoscaler.domain.lifecycle import InstanceState
 from gpu_autoscaler.domain.memory import Memory
-from gpu_autoscaler.domain.model import ClearmlView, ZoneView
+from gpu_autoscaler.domain.model import ClearmlView, Placement, ZoneView
 from gpu_autoscaler.domain.requests import Answer, Request
 
 
@@ -17,9 +17,13 @@ class World:
     clearml: ClearmlView
     zones: dict[str, ZoneView]
     specs: dict[str, str]
-    """By queue: hash of the bootstrap an instance would get now."""
+    """By queue: hash of all that an instance would be made with now."""
+    own_specs: dict[tuple[str, Placement], str] = field(default_factory=dict)
+    """The same, where a placement of a queue has settings of its own."""
     prices: dict[str, float] = field(default_factory=dict)
-    """Euros per hour by commercial type; empty while unknown."""
+    """Euros per hour by commercial type (the zones agree on them); empty while unknown."""
+    prices_read_at: datetime | None = None
+    """When the oldest of them was read."""
     outcomes: tuple[Outcome, ...] = ()
     in_flight: frozenset[str] = frozenset()
     """Keys of the effects that this process is still carrying out."""
@@ -27,6 +31,11 @@ class World:
     """This is the first cycle of a daemon that found no memory."""
     requests: tuple[Request, ...] = ()
     """What operators asked for since the last cycle."""
+
+    def spec(self, queue: str, placement: Placement) -> str:
+        """Hash of all that an instance of the queue would be made with there now; empty while
+        nobody knows."""
+        return self.own_specs.get((queue, placement), self.specs.get(queue, ""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     MAX_INSTANCES = "max_instances"
     FLEET_MAX_INSTANCES = "fleet_max_instances"
     FLEET_MAX_EUR = "fleet_max_eur_per_hour"
+    MAX_PRICE = "max_price_per_hour"
     NO_PLACEMENT = "no_placement"
     BREAKER_OPEN = "breaker_open"
     INCOMPLETE = "incomplete_observation"
@@ -239,6 +240,17 @@ def queue_of(effect: Effect, queue_ids: Mapping[str, str]) -> str:
             return ""
 
 
+def placement_of(effect: Effect) -> Placement | None:
+    """Where a launch takes place; None for what launches nothing."""
+    match effect:
+        case CreateInstance(order=order):
+            return order.placement
+        case StartInstance(instance=instance):
+            return instance.placement
+        case _:
+            return None
+
+
 CREATE_DEADLINE = timedelta(minutes=3)
 """Six calls, of which the slowest took seconds when recorded, and their clean-up on failure."""
 DELETE_DEADLINE = timedelta(minutes=5)
@@ -276,10 +288,4 @@ class Outcome:
     @property
     def placement(self) -> Placement | None:
         """Where a launch was tried."""
-        match self.effect:
-            case CreateInstance(order=order):
-                return order.placement
-            case StartInstance(instance=instance):
-                return instance.placement
-            case _:
-                return None
+        return placement_of(self.effect)

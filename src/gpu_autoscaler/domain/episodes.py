@@ -23,6 +23,7 @@ class EpisodeKind(StrEnum):
 
     LAUNCH_FAILING = "launch_failing"
     OUT_OF_STOCK = "out_of_stock"
+    QUOTA = "quota_exceeded"
     NEVER_REGISTERED = "never_registered"
     LOST_WORKER = "lost_worker"
     QUARANTINED = "quarantined"
@@ -46,7 +47,7 @@ class Episode:
 
     kind: EpisodeKind
     subject: str
-    """What it is about: a queue, an instance, a placement, a volume, a zone or a service."""
+    """What it is about: a queue, an instance, a placement, a type, a volume, a zone, a service."""
     since: datetime
     text: str
     """One sentence: what is wrong, where, and what to do. It may change while the episode lasts."""

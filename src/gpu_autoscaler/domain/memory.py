@@ -116,6 +116,10 @@ class Backoff:
     """Of a rejected request: it holds for this spec alone, so a changed configuration ends it."""
     shortage_seen: bool = False
     """The availability probe said `shortage` meanwhile: a change to available then ends it."""
+    ended_early: bool = False
+    """Such a change has ended it."""
+    misled: bool = False
+    """It began with the launch after such a change: no other one ends it."""
 
 
 @dataclass(frozen=True, slots=True)

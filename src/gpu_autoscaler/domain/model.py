@@ -220,6 +220,12 @@ class CreateOrder:
     security_group_id: str | None = None
     scratch_bytes: int = 0
 
+    @property
+    def spec(self) -> str:
+        """Hash of all that it is made with, from its tags; empty where they lack it."""
+        found = (tag.removeprefix("spec=") for tag in self.tags if tag.startswith("spec="))
+        return next(found, "")
+
 
 @dataclass(frozen=True, slots=True)
 class FleetTags:

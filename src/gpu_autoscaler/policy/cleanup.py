@@ -37,6 +37,7 @@ def note_fall_backs(fleet: Fleet) -> None:
             Failure.OUT_OF_STOCK,
             f"{fact.name} fell back to stopped after its power-on was accepted",
         )
+        fleet.pending.pop(f"start:{server_id}", None)  # or it would count as coming
         fleet.facts[server_id] = replace(
             fact,
             memory=replace(
@@ -95,7 +96,8 @@ def _delete_stopped(fleet: Fleet, fact: Fact) -> None:
 
 def _fate(fleet: Fleet, fact: Fact) -> tuple[Reason, str]:
     """Why a stopped instance is removed now; WAITING with what it waits for when it is not."""
-    queue, spec = fleet.queue(fact.instance.queue), fleet.spec(fact.instance.queue)
+    queue = fleet.queue(fact.instance.queue)
+    spec = fleet.spec(fact.instance.queue, fact.instance.placement)
     stopped_for = fleet.now - fact.memory.state_since
     if fact.quarantined and queue is not None:
         if stopped_for >= queue.quarantine_retention:

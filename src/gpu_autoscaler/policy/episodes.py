@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Breaker
 from gpu_autoscaler.domain.model import QUARANTINED_TAG, ClearmlView, ZoneView
+from gpu_autoscaler.policy import place
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
     BREAKER_FAILURES,
@@ -27,6 +28,7 @@ from gpu_autoscaler.policy.settings import (
 from gpu_autoscaler.policy.state import Fact
 
 CLEARML, SCALEWAY = "ClearML", "Scaleway"
+QUOTA = EpisodeKind.QUOTA
 
 _AT_ONCE = timedelta(0)
 
@@ -41,6 +43,7 @@ def follow(
     following = Following(fleet)
     for decision in queues:
         _launches(following, fleet, decision)
+    _quotas(following, fleet)
     for queue in fleet.config.queues.values():
         _boots_in_vain(following, fleet, queue)
     for fact in fleet.facts.values():
@@ -146,9 +149,22 @@ def _launches(following: Following, fleet: Fleet, decision: QueueDecision) -> No
     following.wrong(kind, name, severity, text, since=since, patience=LAUNCH_FAILING_PATIENCE)
 
 
+def _quotas(following: Following, fleet: Fleet) -> None:
+    """From the first refusal until one boots; also where other placements serve its queues."""
+    for backoff in fleet.backoffs.kept():
+        if backoff.failure is Failure.QUOTA:
+            name = backoff.placement.commercial_type
+            text = (
+                f"no more {name} may be launched, in whatever zone ({backoff.message}): ask "
+                "Scaleway for a larger quota, or lower max_instances; it is tried again at "
+                f"{backoff.until:%Y-%m-%d %H:%M} at the earliest"
+            )
+            if name not in {each.subject for each in following.standing if each.kind is QUOTA}:
+                following.wrong(QUOTA, name, Severity.WARNING, text, since=backoff.failed_at)
+
+
 def _just_failed(fleet: Fleet, queue: QueueConfig) -> bool:
-    spec = fleet.spec(queue.name)
-    met = (fleet.backoffs.met(placement, spec) for placement in queue.placements)
+    met = (fleet.backoffs.met(p, fleet.spec(queue.name, p)) for p in queue.placements)
     return any(backoff is not None and backoff.failed_at == fleet.now for backoff in met)
 
 
@@ -157,11 +173,13 @@ def _met(fleet: Fleet, queue: QueueConfig) -> dict[Failure | None, list[str]] | 
 
     Empty when one of them may work; None when that depends on a zone that does not answer.
     """
-    spec = fleet.spec(queue.name)
     found: dict[Failure | None, list[str]] = {}
     dark = False
     for placement in queue.placements:
+        spec = fleet.spec(queue.name, placement)
         backoff = fleet.backoffs.met(placement, spec)
+        if place.above_max_price(fleet, queue, placement):
+            continue  # somebody wants it so; the others decide
         if refusal := fleet.breakers.refusal(placement, spec):
             found.setdefault(None, []).append(refusal)
         elif backoff is not None:
@@ -177,7 +195,7 @@ def _met(fleet: Fleet, queue: QueueConfig) -> dict[Failure | None, list[str]] | 
 def _boots_in_vain(following: Following, fleet: Fleet, queue: QueueConfig) -> None:
     """From the first boot whose agent never came until one comes there; worse when several did."""
     for placement in queue.placements:
-        breaker = fleet.breakers.of(placement, fleet.spec(queue.name))
+        breaker = fleet.breakers.of(placement, fleet.spec(queue.name, placement))
         if breaker is None:
             continue
         where = f"{placement} for {queue.name}"

@@ -15,6 +15,7 @@ from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import Entry, Queue, Task, TaskStatus
 from gpu_autoscaler.policy.outlook import by_name, next_step, typical_boot
+from gpu_autoscaler.policy.stock import Backoffs, holds_back
 from gpu_autoscaler.policy.stop import idle_timeout
 
 
@@ -114,7 +115,8 @@ class Explainer:
         coming = sorted(self._coming(queue.queue))
         if place - len(idle) < len(coming):
             ready, sentence = coming[place - len(idle)]
-            return [sentence, _about(ready, self.now)], ready
+            held_back = self._held_back(queue.queue)
+            return [sentence, *held_back, _about(ready, self.now)], ready
         return [f"No machine is on its way for it: {queue.because}."], None
 
     def _coming(self, queue: str) -> list[tuple[datetime, str]]:
@@ -175,14 +177,18 @@ class Explainer:
             f"{queue.billed} of at most {maximum} instances are billed, {queue.busy} work."
         )
         sentences += [sentence for _, sentence in sorted(self._coming(queue.queue))]
-        places = self.config.queues[queue.queue].placements
-        sentences += [
-            f"{backoff.placement}: {backoff.failure.value.replace('_', ' ')}"
-            f", next try at {_clock(backoff.until)}."
-            for backoff in self.plan.memory.backoffs
-            if backoff.placement in places and backoff.until > self.now
-        ]
+        sentences += self._held_back(queue.queue)
         return Explanation("queue", queue.queue, tuple(sentences))
+
+    def _held_back(self, queue: str) -> list[str]:
+        """Placements where the queue launches nothing now, and until when."""
+        backoffs = Backoffs(self.plan.memory.backoffs, self.now)
+        found = []
+        for placement in self.config.queues[queue].placements:
+            spec = self.world.spec(queue, placement)
+            if backoff := backoffs.of(placement, spec):
+                found.append(f"{placement}: {holds_back(backoff, self.now)}.")
+        return found
 
     # --- nothing of ours
 

@@ -100,9 +100,9 @@ class Fleet:
         """Its settings; None for a queue that left the configuration."""
         return self.config.queues.get(name)
 
-    def spec(self, queue: str) -> str:
-        """Hash of the bootstrap that an instance of the queue would get now."""
-        return self.world.specs.get(queue, "")
+    def spec(self, queue: str, placement: Placement) -> str:
+        """Hash of all that an instance of the queue would be made with there now."""
+        return self.world.spec(queue, placement)
 
     def of_queue(self, name: str) -> list[Fact]:
         """The queue's instances, in the order of their names."""
@@ -124,7 +124,8 @@ class Fleet:
         if pending.key.startswith("create:") and pending.name not in self.by_name:
             self._unlisted.setdefault(pending.queue, []).append(pending)
             if pending.placement is not None:
-                self.breakers.launched(pending.placement, self.spec(pending.queue))
+                spec = self.spec(pending.queue, pending.placement)
+                self.breakers.launched(pending.placement, spec)
 
     def billed(self, queue: str | None = None) -> int:
         """How many instances are paid for, of one queue or of all."""
@@ -250,6 +251,23 @@ class Fleet:
         if f"rescue:{task.id}" not in self.pending:
             self.add(RescueTask(task=task, reason=reason, because=because))
 
+    def trying_stock(self, placement: Placement) -> str:
+        """Name of what is being launched where the last launch met an empty shelf: until that runs
+        nobody knows whether there is more, and one failure says as much as five. Empty if none is.
+        """
+        if not self.backoffs.was_empty(placement):
+            return ""
+        launches = (p for p in self.pending.values() if p.key.startswith(("create:", "start:")))
+        found = [p.name for p in launches if p.placement == placement and not p.failed]
+        found += [
+            fact.name
+            for fact in self.facts.values()
+            if fact.instance.placement == placement
+            and fact.state in (S.PROVISIONING, S.STARTING)
+            and not (fact.abandoned or fact.overdue)
+        ]
+        return found[0] if found else ""
+
     def zone_answers(self, zone: str) -> bool:
         """Whether the zone was listed completely in this cycle."""
         view = self.world.zones.get(zone)
@@ -257,7 +275,9 @@ class Fleet:
 
     def usable(self, placement: Placement, queue: str) -> bool:
         """Whether a launch for the queue may be tried there now."""
-        spec = self.spec(queue)
+        spec = self.spec(queue, placement)
         if not self.zone_answers(placement.zone) or self.backoffs.of(placement, spec):
+            return False
+        if self.trying_stock(placement):
             return False
         return self.breakers.refusal(placement, spec) is None

@@ -3,7 +3,7 @@
     launch = min(demand - capacity - idle workers of others, max_instances - billed)
 
 at least up to min_instances; stopped instances are started first, then new ones created in the
-best placement that is not backing off. Any waiting task counts: there is no threshold.
+best placement that may be tried (see `place`). Any waiting task counts: there is no threshold.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.decisions import QueueDecision
 from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, StartInstance
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
+from gpu_autoscaler.policy import place
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import START_PATIENCE, ZONE_PATIENCE
 from gpu_autoscaler.policy.state import Fact
@@ -24,6 +25,9 @@ from gpu_autoscaler.policy.state import Fact
 UNSEEN = -1
 CONFIRMED = -2
 """In `Memory.unconfirmed_need`: no complete observation of this queue yet; two that agreed."""
+
+_TOLD_FIRST = (Reason.FLEET_MAX_EUR, Reason.BREAKER_OPEN, Reason.NO_PLACEMENT, Reason.MAX_PRICE)
+"""Of the reasons of several placements the one that the whole decision has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,61 +225,36 @@ def _limit(fleet: Fleet, queue: QueueConfig) -> tuple[Reason, str] | None:
     return None
 
 
-def _over_price(fleet: Fleet, placement: Placement) -> str | None:
-    cap = fleet.config.max_eur_per_hour
-    if cap is None:
-        return None
-    price = fleet.world.prices.get(placement.commercial_type)
-    if price is None:
-        return f"the price of {placement.commercial_type} is not known yet"
-    total = fleet.eur_per_hour() + price
-    if total > cap:
-        return f"{total:.2f} EUR/h would be above max_eur_per_hour = {cap:.2f}"
-    return None
-
-
 def _launch_one(fleet: Fleet, need_: Need, why: Reason) -> tuple[Reason, str] | None:
     """Plan one start or creation; or say why that cannot be."""
     queue = need_.queue
     waiting = (
         f"{need_.demand} waiting" if need_.demand else f"min_instances = {queue.min_instances}"
     )
-    spec = fleet.spec(queue.name)
-    refused: list[str] = []
-    over_price = broken = False
+    dear: list[place.Refusal] = []
     for fact in _spares(fleet, queue):
         if not fleet.tasks_looked_at(fact):
             continue
-        if too_dear := _over_price(fleet, fact.instance.placement):
-            refused.append(too_dear)
-            over_price = True
+        if too_dear := place.too_dear(fleet, queue, fact.instance.placement):
+            dear.append(too_dear)
         elif fleet.touchable(fact, "start"):
             because = f"{waiting} in {queue.name}: starting {fact.name} again"
             fleet.add(StartInstance(instance=fact.instance, reason=why, because=because))
             return None
-    for placement in queue.placements:
-        if backoff := fleet.backoffs.of(placement, spec):
-            refused.append(
-                f"{placement}: {backoff.failure.replace('_', ' ')}, "
-                f"next try at {backoff.until:%H:%M:%S}"
-            )
-        elif in_vain := fleet.breakers.refusal(placement, spec):
-            refused.append(in_vain)
-            broken = True
-        elif not fleet.zone_answers(placement.zone):
-            refused.append(f"{placement}: the zone does not answer")
-        elif too_dear := _over_price(fleet, placement):
-            refused.append(f"{placement}: {too_dear}")
-            over_price = True
-        else:
-            because = f"{waiting} in {queue.name}: creating one ({placement})"
-            fleet.add(
-                CreateInstance(order=_order(fleet, queue, placement), reason=why, because=because)
-            )
-            return None
-    reason = Reason.BREAKER_OPEN if broken else Reason.NO_PLACEMENT
-    reason = Reason.FLEET_MAX_EUR if over_price else reason
-    return reason, f"{waiting}, but " + "; ".join(dict.fromkeys(refused))
+    refusals = list(dear)
+    for placement in place.in_order(fleet, queue):
+        refusal = place.refused(fleet, queue, placement)
+        if refusal is not None:
+            refusals.append(refusal)
+            continue
+        because = f"{waiting} in {queue.name}: {place.choice(fleet, queue, placement)}"
+        order = _order(fleet, queue, placement)
+        fleet.add(CreateInstance(order=order, reason=why, because=because))
+        return None
+    reasons = {refusal.reason for refusal in refusals}
+    reason = next(reason for reason in _TOLD_FIRST if reason in reasons)
+    said = [r.because for r in dear] + place.passed_over(fleet, queue, None)
+    return reason, f"{waiting}, but " + "; ".join(dict.fromkeys(said))
 
 
 def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
@@ -284,7 +263,7 @@ def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
         fact
         for fact in fleet.of_queue(queue.name)
         if fact.state is S.STOPPED
-        and fact.instance.spec == fleet.spec(queue.name)
+        and fact.instance.spec == fleet.spec(queue.name, fact.instance.placement)
         and not fact.memory.delete_when_stopped
         and not fact.quarantined
         and not fact.fell_back
@@ -308,7 +287,8 @@ def _resting(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
 
 
 def _order(fleet: Fleet, queue: QueueConfig, placement: Placement) -> CreateOrder:
-    tags = FleetTags(fleet.config.fleet).of_instance(queue.name, fleet.spec(queue.name))
+    spec = fleet.spec(queue.name, placement)
+    tags = FleetTags(fleet.config.fleet).of_instance(queue.name, spec)
     return order_of(fleet.config, queue, placement, _new_name(fleet, queue), tags)
 
 
@@ -316,14 +296,15 @@ def order_of(
     config: Config, queue: QueueConfig, placement: Placement, name: str, tags: tuple[str, ...]
 ) -> CreateOrder:
     """What an instance of a queue is made of; a check of its boot makes the same."""
+    machine = queue.at(placement)
     return CreateOrder(
         name=name,
         queue=queue.name,
         placement=placement,
-        image=queue.image,
-        volume_bytes=queue.volume.size,
-        volume_iops=queue.volume.iops,
-        scratch_bytes=queue.scratch,
+        image=machine.image,
+        volume_bytes=machine.volume.size,
+        volume_iops=machine.volume.iops,
+        scratch_bytes=machine.scratch,
         security_group_id=config.scaleway.security_group_ids.get(placement.zone),
         tags=tags,
     )

@@ -45,7 +45,8 @@ def learn(world: World, memory: Memory, now: datetime) -> Learned:
         ended_at = min(max(told.at, memory.planned_at or told.at), now)
         outcome, effect = replace(told, at=ended_at), told.effect
         started = pending.get(effect.key)
-        spec = world.specs.get(started.queue, "") if started else ""
+        # of the order, not of now: a configuration changed meanwhile is not what was rejected
+        spec = effect.order.spec if isinstance(effect, CreateInstance) else ""
         if not _own_fault(outcome):
             backoffs.learn(outcome, spec, unauthorized_since)
         _settle(pending, started, outcome)

@@ -186,7 +186,7 @@ def _midnight(moment: datetime) -> datetime:
 
 def _volume_eur_per_hour(fleet: Fleet, fact: Fact) -> float:
     queue = fleet.queue(fact.instance.queue)
-    size = queue.volume.size if queue is not None else 0
+    size = queue.at(fact.instance.placement).volume.size if queue is not None else 0
     return size / 10**9 * fleet.config.prices.volume_eur_per_gb_hour
 
 

@@ -1,10 +1,12 @@
 """What else this cycle should ask, beyond its fixed reads: only what matters to a decision."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.lifecycle import BILLED, BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
@@ -121,7 +123,37 @@ def _boots(known: InstanceMemory | None, instance: Instance) -> bool:
 
 
 def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) -> frozenset[str]:
-    """Zones whose stock matters: a task waits for a placement there that is out of stock."""
+    """Zones whose stock matters: a launch is due, and it may change where, or whether, it is tried.
+
+    As far as the last plan tells, which is enough for what is advice.
+    """
+    waiting = [q for q in queues if q.entries and q.name in config.queues]
+    if not waiting:
+        return frozenset()
     out = {b.placement for b in memory.backoffs if b.failure is Failure.OUT_OF_STOCK}
-    waiting = [config.queues.get(queue.name) for queue in queues if queue.entries]
-    return frozenset(p.zone for queue in waiting if queue for p in queue.placements if p in out)
+    coming, billed = _counts(memory)
+    found: set[str] = set()
+    for queue in waiting:
+        settings = config.queues[queue.name]
+        places = settings.placements
+        due = len(queue.entries) > coming[queue.name] and queue.name not in memory.pauses
+        allowed = billed[queue.name] < settings.max_instances
+        if due and allowed and (len(places) > 1 or out.intersection(places)):
+            found |= {place.zone for place in places}
+    return frozenset(found)
+
+
+def _counts(memory: Memory) -> tuple[Counter[str], Counter[str]]:
+    """By queue: machines that come for its tasks, and those that are paid for."""
+    coming, billed = Counter[str](), Counter[str]()
+    names = set()
+    for known in memory.instances.values():
+        names.add(known.last_seen.name)
+        queue = known.last_seen.queue
+        coming[queue] += known.state in BOOTING or known.state is S.IDLE
+        billed[queue] += known.state in BILLED
+    for each in memory.pending.values():
+        if each.key.startswith("create:") and each.name not in names and not each.failed:
+            coming[each.queue] += 1
+            billed[each.queue] += 1
+    return coming, billed

@@ -89,8 +89,10 @@ RATE_LIMITED_FIRST = timedelta(minutes=1)
 RATE_LIMITED_MOST = timedelta(minutes=10)
 QUOTA_PAUSE = timedelta(minutes=30)
 """A quota is raised by people; asking oftener changes nothing."""
-REJECTED_PAUSE = timedelta(minutes=60)
+REJECTED_FIRST = timedelta(hours=1)
 """A wrong request stays wrong until the configuration changes, which ends this pause."""
+REJECTED_MOST = timedelta(hours=24)
+"""It is tried again all the same: the error may have been misread, or the cause elsewhere."""
 UNAUTHORIZED_PATIENCE = timedelta(minutes=2)
 """Scaleway's IAM is eventually consistent: a granted permission can be refused for a while."""
 UNAUTHORIZED_PAUSE = timedelta(minutes=5)

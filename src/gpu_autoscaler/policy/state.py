@@ -266,6 +266,8 @@ class Join:
         if _half_made(instance) and not _has_registered(instance, known):
             return S.PROVISIONING
         starting = pending.get(f"start:{instance.id}")
+        if starting and starting.done and was_starting:
+            return S.STOPPED  # it was on its way, and is no more
         if (starting and not starting.failed) or f"create:{instance.name}" in pending:
             return S.STARTING
         accepted = known.start_accepted_at
@@ -316,7 +318,15 @@ class Join:
             same = {state, known.state} == {S.STOPPED, S.DELETING}
             since = known.state_since if same else self._now
             past = known.past
-            if known.state_since < since:
+            if (
+                state is S.STOPPED
+                and known.state is S.STARTING
+                and past[-1:]
+                and past[-1][0] is state
+            ):
+                # a start that found no stock: off all along, and kept no longer for having tried
+                since, past = past[-1][1], past[:-1]
+            elif known.state_since < since:
                 past = (*past, (known.state, known.state_since))[-PAST_STATES:]
             known = replace(known, state=state, state_since=since, past=past)
         elif (state is S.INITIALIZING and self._memory.clearml_since is None) or (

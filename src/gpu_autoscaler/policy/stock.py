@@ -21,7 +21,7 @@ _LADDER: Mapping[Failure, tuple[timedelta, timedelta]] = {
     Failure.TRANSIENT: (settings.TRANSIENT_FIRST, settings.TRANSIENT_MOST),
     Failure.NOT_FOUND: (settings.TRANSIENT_FIRST, settings.TRANSIENT_MOST),
     Failure.QUOTA: (settings.QUOTA_PAUSE, settings.QUOTA_PAUSE),
-    Failure.REJECTED: (settings.REJECTED_PAUSE, settings.REJECTED_PAUSE),
+    Failure.REJECTED: (settings.REJECTED_FIRST, settings.REJECTED_MOST),
     Failure.UNAUTHORIZED: (settings.UNAUTHORIZED_PAUSE, settings.UNAUTHORIZED_PAUSE),
 }
 """First pause and longest pause; each failure in a row doubles it."""
@@ -55,8 +55,9 @@ class Backoffs:
         # beyond the cap doubling changes nothing; bounded, so that it cannot overflow either
         until = self._now + min(first * 2 ** min(failures - 1, 10), most)
         if before is None or until > before.until:
+            misled = failures > 1 and before is not None and before.ended_early
             self._all[key] = Backoff(
-                placement, failure, failures, self._now, until, message, key[1]
+                placement, failure, failures, self._now, until, message, key[1], misled=misled
             )
 
     def learn(self, outcome: Outcome, spec: str, unauthorized_since: datetime | None) -> None:
@@ -87,11 +88,20 @@ class Backoffs:
             stock = stocks.get(backoff.placement.commercial_type)
             if backoff.failure is not Failure.OUT_OF_STOCK or stock is None:
                 continue
+            if backoff.misled:
+                continue  # or a probe that goes to and fro would make and remove without end
             if stock is Availability.SHORTAGE:
                 self._all[key] = replace(backoff, shortage_seen=True)
             elif backoff.shortage_seen and self._now < backoff.until:
                 # a change, not a claim: a probe that always says "available" ends nothing
-                self._all[key] = replace(backoff, until=self._now, shortage_seen=False)
+                self._all[key] = replace(
+                    backoff, until=self._now, shortage_seen=False, ended_early=True
+                )
+
+    def was_empty(self, placement: Placement) -> bool:
+        """Whether the last launch there met an empty shelf, and nothing has booted since."""
+        backoff = self._all.get((placement, ""))
+        return backoff is not None and backoff.failure is Failure.OUT_OF_STOCK
 
     def met(self, placement: Placement, spec: str) -> Backoff | None:
         """What the last launch met there, also when its time is over; None when one booted since,
@@ -110,6 +120,16 @@ class Backoffs:
             if _shares_quota(other, placement) and self._now < other.until:
                 return other
         return None
+
+
+def holds_back(backoff: Backoff, now: datetime) -> str:
+    """What a launch met, and when the next one is tried."""
+    until = backoff.until
+    when = f"{until:%H:%M:%S}" if until.date() == now.date() else f"{until:%Y-%m-%d %H:%M}"
+    what = backoff.failure.replace("_", " ")
+    if backoff.failure is Failure.REJECTED:
+        what = f"{what} ({backoff.message}) until its settings change"
+    return f"{what}, next try at {when}"
 
 
 def _shares_quota(other: Backoff, placement: Placement) -> bool:

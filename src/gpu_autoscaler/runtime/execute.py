@@ -30,6 +30,7 @@ from gpu_autoscaler.domain.effects import (
     StartInstance,
     StopInstance,
     TagQueue,
+    placement_of,
 )
 from gpu_autoscaler.domain.errors import (
     ApiError,
@@ -43,6 +44,7 @@ from gpu_autoscaler.domain.errors import (
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.runtime.observe import last_look
 from gpu_autoscaler.runtime.ports import Bootstrap, Clearml, Scaleway
+from gpu_autoscaler.runtime.turns import Turn, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +58,7 @@ time for calls in flight under the 30 s after which platforms kill."""
 _Result: TypeAlias = str | datetime
 
 WITHOUT_LEASE = "another daemon may hold the lease by now"
+EMPTY_SHELF = "not tried: the launch right before it there met an empty shelf"
 NOT_STORED = "the store does not answer: it could be forgotten that this was powered off"
 
 _FAILURES: tuple[tuple[type[ApiError], Failure], ...] = (
@@ -126,12 +129,15 @@ class LiveExecutor:
         self._limits: dict[asyncio.Timeout, float] = {}
         """Of what is in flight, with the moment of each effect's own deadline (loop time)."""
         self._lanes: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
+        self._turns = Turns()
         self._running: set[asyncio.Task[None]] = set()
         self._outcomes: list[Outcome] = []
 
     def submit(self, orders: Orders) -> None:
+        self._turns.forget_ended()
         for effect in orders.effects:
-            task = asyncio.create_task(self._run(effect, orders), name=effect.key)
+            turn = self._turns.take(placement_of(effect))
+            task = asyncio.create_task(self._run(effect, orders, turn), name=effect.key)
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
@@ -164,7 +170,19 @@ class LiveExecutor:
             # next start recognises by its tags
             await asyncio.wait(late, timeout=CLEAN_UP_WITHIN.total_seconds())
 
-    async def _run(self, effect: Effect, orders: Orders) -> None:
+    async def _run(self, effect: Effect, orders: Orders, turn: Turn) -> None:
+        async with turn:
+            if turn.empty:
+                outcome = Outcome(effect, self._clock.now(), Failure.GUARD, EMPTY_SHELF)
+            else:
+                outcome = await self._ended(effect, orders)
+            turn.empty = turn.empty or outcome.failure is Failure.OUT_OF_STOCK
+        self._outcomes.append(outcome)
+        if outcome.failure is Failure.OUT_OF_STOCK:
+            self._on_empty_shelf()  # the next placement is tried at once
+
+    async def _ended(self, effect: Effect, orders: Orders) -> Outcome:
+        """Carry it out; how that ended."""
         seconds = effect.deadline.total_seconds()
         deadline = asyncio.get_running_loop().time() + seconds
         failure, message = None, ""
@@ -189,10 +207,7 @@ class LiveExecutor:
             log.exception("effect crashed", effect=effect.key)
             failure, message = Failure.TRANSIENT, f"{type(error).__name__} inside the daemon"
         powered_on_at = result if isinstance(result, datetime) else None
-        ended_at = self._clock.now()
-        self._outcomes.append(Outcome(effect, ended_at, failure, message, powered_on_at))
-        if failure is Failure.OUT_OF_STOCK:
-            self._on_empty_shelf()  # the next placement is tried at once
+        return Outcome(effect, self._clock.now(), failure, message, powered_on_at)
 
     async def _do(self, effect: Effect, orders: Orders) -> _Result:
         """Do it; a returned sentence says why it was left undone, a moment when billing began."""
@@ -200,7 +215,7 @@ class LiveExecutor:
             return WITHOUT_LEASE
         match effect:
             case CreateInstance(order=order) if orders.bootstrap is not None:
-                user_data = orders.bootstrap.user_data(order.queue, order.name)
+                user_data = orders.bootstrap.user_data(order.queue, order.name, order.placement)
                 return await self._scaleway.create(order, user_data) or ""
             case StartInstance(instance=instance):
                 return await self._scaleway.start(instance) or ""

@@ -42,7 +42,9 @@ class Observer:
     def __init__(self, clearml: Clearml, scaleway: Scaleway, clock: Clock) -> None:
         self._clearml, self._scaleway, self._clock = clearml, scaleway, clock
         self._prices: dict[str, float] = {}
-        self._prices_due: datetime | None = None
+        self._prices_due: dict[str, datetime] = {}
+        self._prices_read_at: dict[str, datetime] = {}
+        """By zone."""
 
     async def observe(
         self,
@@ -72,7 +74,14 @@ class Observer:
             clearml=clearml,
             zones={view.zone: view for view in views},
             specs={name: bootstrap.spec(name) for name in config.queues},
+            own_specs={
+                (name, offer.place): bootstrap.spec(name, offer.place)
+                for name, queue in config.queues.items()
+                for offer in queue.offers
+                if offer.another_machine
+            },
             prices=prices,
+            prices_read_at=min(self._prices_read_at.values(), default=None),
             outcomes=outcomes,
             in_flight=in_flight,
             lost_memory=lost_memory,
@@ -186,14 +195,13 @@ class Observer:
     async def _prices_of(self, config: Config) -> dict[str, float]:
         """Prices change rarely: read once a day, and not at once again where they are refused."""
         now = self._clock.now()
-        if self._prices_due is None or now >= self._prices_due:
-            found = await asyncio.gather(
-                *(_or_error(self._scaleway.prices(zone)) for zone in config.zones)
-            )
-            for prices, _ in found:
-                self._prices |= prices or {}
-            complete = all(prices is not None for prices, _ in found)
-            self._prices_due = now + (PRICES_KEPT if complete else PRICES_RETRIED)
+        due = [zone for zone in config.zones if now >= self._prices_due.get(zone, now)]
+        found = await asyncio.gather(*(_or_error(self._scaleway.prices(zone)) for zone in due))
+        for zone, (prices, _) in zip(due, found, strict=True):
+            self._prices_due[zone] = now + (PRICES_RETRIED if prices is None else PRICES_KEPT)
+            if prices is not None:
+                self._prices |= prices
+                self._prices_read_at[zone] = now
         return self._prices
 
 

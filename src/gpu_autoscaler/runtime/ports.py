@@ -15,6 +15,7 @@ from gpu_autoscaler.domain.model import (
     Availability,
     CreateOrder,
     Instance,
+    Placement,
     Queue,
     Task,
     Volume,
@@ -103,11 +104,14 @@ class Scaleway(Protocol):
 class Bootstrap(Protocol):
     """What turns a bare instance into a worker."""
 
-    def user_data(self, queue: str, instance_name: str) -> bytes:
+    def user_data(
+        self, queue: str, instance_name: str, placement: Placement | None = None
+    ) -> bytes:
         """The cloud-init script for one instance, with its secrets."""
 
-    def spec(self, queue: str) -> str:
-        """Short hash of everything that makes an instance of this queue what it is."""
+    def spec(self, queue: str, placement: Placement | None = None) -> str:
+        """Short hash of everything that makes an instance of this queue what it is; at a placement
+        with settings of its own another one."""
 
 
 class Store(Protocol):

@@ -23,6 +23,7 @@ _WORTH_SAYING = frozenset(
         Reason.FLEET_MAX_INSTANCES,
         Reason.FLEET_MAX_EUR,
         Reason.BUDGET,
+        Reason.MAX_PRICE,
         Reason.QUEUE_MISSING,
         Reason.LOST_WORKER,
         Reason.QUARANTINED,

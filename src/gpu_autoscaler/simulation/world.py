@@ -78,10 +78,12 @@ class PlainBootstrap:
             for name, queue in config.queues.items()
         }
 
-    def user_data(self, queue: str, instance_name: str) -> bytes:
+    def user_data(
+        self, queue: str, instance_name: str, placement: Placement | None = None
+    ) -> bytes:
         return b"#!/bin/sh\n"
 
-    def spec(self, queue: str) -> str:
+    def spec(self, queue: str, placement: Placement | None = None) -> str:
         return self._specs[queue]
 
 

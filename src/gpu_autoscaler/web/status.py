@@ -42,6 +42,8 @@ class Money:
     spent_eur: float | None
     saved_eur: float | None
     """Against as many machines as ever worked at once this month, always on."""
+    prices_read_at: datetime | None = None
+    """When Scaleway named the prices; the oldest of them, where zones were asked at other times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,10 @@ def _money(cycle: Cycle) -> Money:
         billed = (one for one in cycle.plan.instances if one.state in BILLED)
         now = sum(prices.get(types[one.name].last_seen.commercial_type, 0.0) for one in billed)
     if kept is None:
-        return Money(now, None, None, None)
+        return Money(now, None, None, None, cycle.world.prices_read_at)
     against = max(0.0, saved(kept, cycle.finished_at))
-    return Money(now, kept.month, round(kept.eur, 2), round(against, 2))
+    read_at = cycle.world.prices_read_at
+    return Money(now, kept.month, round(kept.eur, 2), round(against, 2), read_at)
 
 
 def _queue(cycle: Cycle, decision: QueueDecision) -> QueueShown:

@@ -131,9 +131,10 @@ function figures() {
       text(billed.value, String(status.queues.reduce((sum, queue) => sum + queue.billed, 0)));
       text(billed.note, kinds.filter(Boolean).join(" · "));
 
-      const { eur_per_hour, month, spent_eur, saved_eur } = status.money;
+      const { eur_per_hour, month, spent_eur, saved_eur, prices_read_at } = status.money;
       const called = new Date(`${month}-15T12:00:00Z`).toLocaleDateString("en", { month: "long" });
       text(now.value, euros(eur_per_hour));
+      now.value.title = prices_read_at ? `by Scaleway's prices of ${prices_read_at}` : "";
       text(spent.term, `Spent in ${called}`);
       text(spent.value, euros(spent_eur));
       text(saved.term, `Saved in ${called}`);
