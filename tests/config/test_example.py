@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from gpu_autoscaler.config.load import load_config
 from gpu_autoscaler.config.models import (
     AgentConfig,
+    BudgetConfig,
     ChannelConfig,
     ClearmlConfig,
     Config,
@@ -87,6 +88,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         AgentConfig,
         ChannelConfig,
         PricesConfig,
+        BudgetConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:
