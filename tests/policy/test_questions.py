@@ -251,6 +251,8 @@ BOOTS, WORKS = {"state": "initializing"}, {"state": "running_task"}
         ({"placements": BOTH_ZONES}, 0, {}, False),
         ({}, 1, {}, False),  # there is nothing to choose
         ({}, 1, {"backoffs": (DRY,)}, True),  # it may end
+        ({}, 1, {"backoffs": (DRY,), "instances": BOOTS}, True),  # or begin anew
+        ({}, 0, {"backoffs": (DRY,), "instances": BOOTS}, False),
         ({"placements": BOTH_ZONES}, 1, {"instances": BOOTS}, False),  # a machine comes for it
         ({"placements": BOTH_ZONES}, 1, {"instances": IDLE}, False),
         ({"placements": BOTH_ZONES}, 2, {"instances": BOOTS}, True),

@@ -123,9 +123,12 @@ def _boots(known: InstanceMemory | None, instance: Instance) -> bool:
 
 
 def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) -> frozenset[str]:
-    """Zones whose stock matters: a launch is due, and it may change where, or whether, it is tried.
+    """Zones whose stock matters: a task waits for a placement there that is out of stock, or a
+    launch is due that may go to one of several.
 
-    As far as the last plan tells, which is enough for what is advice.
+    Whether one is due is as the last plan tells: enough for what is advice. A placement out of
+    stock is asked about also while something boots: what ends silently in `stopped` begins a
+    back-off, and a change of stock right after it must be seen as one.
     """
     waiting = [q for q in queues if q.entries and q.name in config.queues]
     if not waiting:
@@ -138,8 +141,8 @@ def availability_zones(memory: Memory, config: Config, queues: Sequence[Queue]) 
         places = settings.placements
         due = len(queue.entries) > coming[queue.name] and queue.name not in memory.pauses
         allowed = billed[queue.name] < settings.max_instances
-        if due and allowed and (len(places) > 1 or out.intersection(places)):
-            found |= {place.zone for place in places}
+        choosing = due and allowed and len(places) > 1
+        found |= {place.zone for place in places if choosing or place in out}
     return frozenset(found)
 
 
