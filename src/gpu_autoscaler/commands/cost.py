@@ -42,6 +42,9 @@ MOST_ROWS = 25
 """Of a table that is for people: the others are one row."""
 LONGEST_NAME = 48
 
+_ON = (Use.BUSY, Use.BOOT, Use.IDLE)
+_OVERHEAD = {Use.BOOT: "booting", Use.IDLE: "idle", Use.STOPPED: "stopped, disk only"}
+
 
 class Format(StrEnum):
     """How a report is printed."""
@@ -145,7 +148,7 @@ def _lasting(memory: Memory | None) -> list[Stretch]:
 
 def _print(found: Report, fleet: str, now: datetime, console: Console) -> None:
     so_far = ", so far" if found.period.until > now else ""
-    console.print(f"[bold]{escape(fleet)}[/], {found.period.days}{so_far} (UTC)", highlight=False)
+    console.print(f"[bold]{escape(fleet)}[/], {found.period}{so_far} (UTC)", highlight=False)
     for line in _headline(found):
         console.print(escape(line), highlight=False)
     if found.rows or found.overhead:
@@ -163,12 +166,11 @@ def _print(found: Report, fleet: str, now: datetime, console: Console) -> None:
 def _headline(found: Report) -> list[str]:
     total, money = found.total, cents(found)
     spent = ", ".join(f"{use.value} {eur(money.uses[use])}" for use in Use)
+    on = ", ".join(f"{use.value} {_hours(total, use)}" for use in _ON)
     lines = [
-        f"Spent {eur(money.total)} EUR: {spent}.",
-        f"Machines were on for {_hours(total, Use.BUSY, Use.BOOT, Use.IDLE)} h: "
-        f"{_hours(total, Use.BUSY)} busy, {_hours(total, Use.BOOT)} booting, "
-        f"{_hours(total, Use.IDLE)} idle, which is {total.hours_above_floor:,.1f} h above what "
-        f"the tasks took. Stopped: {_hours(total, Use.STOPPED)} h.",
+        f"Spent {eur(money.total)} EUR, {total.overhead_share:.0%} of it overhead: {spent}.",
+        f"On for {_hours(total, *_ON)} h: {on} ({total.hours_above_floor:,.1f} h above the floor "
+        f"of active hours); stopped {_hours(total, Use.STOPPED)} h.",
     ]
     if found.always_on is not None:
         lines.append(_saved(found.always_on))
@@ -177,53 +179,44 @@ def _headline(found: Report) -> list[str]:
 
 def _saved(on: AlwaysOn) -> str:
     machines = ", ".join(f"{count} x {name}" for name, count in on.machines.items())
-    sentence = f"Always on, {machines} for {on.hours:,.1f} h would have cost "
-    sentence += f"{eur(round(on.eur * 100))} EUR: "
+    always = f"always on: {eur(round(on.eur * 100))} EUR for {on.hours:,.1f} h of {machines}."
     if on.saved_eur < 0:
-        return sentence + f"{eur(round(-on.saved_eur * 100))} EUR less than was spent."
-    return sentence + f"{eur(round(on.saved_eur * 100))} EUR saved ({on.saved_share:.0%})."
+        return f"{eur(round(-on.saved_eur * 100))} EUR dearer than {always}"
+    return f"Saved {eur(round(on.saved_eur * 100))} EUR ({on.saved_share:.0%}) against {always}"
 
 
 def _table(found: Report) -> Table:
     """Rows, then overhead where it is apart, then the total: shown cents add up."""
     money, work = cents(found), found.by in WORK
-    table = Table(found.by.value.capitalize())
-    if found.by is By.TASK:
-        table.add_column("Project")
-        table.add_column("User")
-    uses = (Use.BUSY,) if work else tuple(Use)
-    hours = ("Hours",) if work else tuple(f"{use.value.capitalize()} h" for use in uses)
-    for name in ("EUR", "Share", *hours, "Tasks" if found.by is not By.TASK else ""):
-        if name:
-            table.add_column(name, justify="right", no_wrap=True)
+    names = ("Task", "Project", "User") if found.by is By.TASK else (found.by.value.capitalize(),)
+    table = Table(*names)
+    hours = ("Hours",) if work else (*(f"{use.value.capitalize()} h" for use in Use), "Overhead")
+    for figure in ("EUR", "Share", *hours, *([] if found.by is By.TASK else ["Tasks"])):
+        table.add_column(figure, justify="right", no_wrap=True)
 
-    def add(name: Sequence[str], share: int, spent: Spent, tasks: int | None, *of: Use) -> None:
-        names = [escape(one_line(each, LONGEST_NAME)) for each in name]
-        if found.by is By.TASK and len(names) == 1:
-            names += ["", ""]
-        part = f"{share / money.total:.0%}" if money.total else ""
-        hours = [_hours(spent, *of)] if work else [_hours(spent, use) for use in uses]
-        count = [] if found.by is By.TASK else ["" if tasks is None else str(tasks)]
-        table.add_row(*names, eur(share), part, *hours, *count)
+    def add(called: Sequence[str], share: int, spent: Spent, tasks: str = "") -> None:
+        cells = [escape(one_line(each, LONGEST_NAME)) for each in called]
+        cells += [""] * (len(names) - len(cells))
+        cells += [eur(share), f"{share / money.total:.0%}" if money.total else ""]
+        if work:
+            cells.append(_hours(spent, *Use))
+        else:
+            cells += [*(_hours(spent, use) for use in Use), f"{spent.overhead_share:.0%}"]
+        table.add_row(*cells, *([] if found.by is By.TASK else [tasks]))
 
-    shown = list(zip(found.rows, money.rows, strict=True))
-    shown, others = shown[:MOST_ROWS], shown[MOST_ROWS:]
+    priced = list(zip(found.rows, money.rows, strict=True))
+    shown, others = priced[:MOST_ROWS], priced[MOST_ROWS:]
     for row, share in shown:
-        add(_names(row, found.by), share, row.spent, row.tasks, *uses)
+        add(_names(row, found.by), share, row.spent, str(row.tasks))
     if others:
-        add(
-            (f"{len(others)} others",),
-            sum(share for _, share in others),
-            _sum([row.spent for row, _ in others]),
-            None,
-            *uses,
-        )
+        spent = _sum([row.spent for row, _ in others])
+        add((f"({len(others)} others)",), sum(share for _, share in others), spent)
+    if found.overhead:
+        table.add_section()
     for row, share in zip(found.overhead, money.overhead, strict=True):
-        if row is found.overhead[0]:
-            table.add_section()
-        add((f"Overhead: {row.name}",), share, row.spent, None, Use(row.key))
+        add((f"Overhead: {_OVERHEAD[Use(row.key)]}",), share, row.spent)
     table.add_section()
-    add(("Total",), money.total, found.total, found.tasks, *Use)
+    add(("Total",), money.total, found.total, str(found.tasks))
     return table
 
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from gpu_autoscaler.config.units import parse_duration
 
@@ -30,12 +30,19 @@ class Period:
     until: datetime
 
     @property
-    def days(self) -> str:
-        """For people: its days, of which the first and the last may be cut."""
-        first, last = self.since, max(self.since, self.until - timedelta(microseconds=1))
-        if first.date() == last.date():
-            return f"{first:%Y-%m-%d}"
-        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    def first_day(self) -> date:
+        """It may be cut, and so may the last one."""
+        return self.since.date()
+
+    @property
+    def last_day(self) -> date:
+        """The one before, when the period ends with it."""
+        return max(self.since, self.until - timedelta(microseconds=1)).date()
+
+    def __str__(self) -> str:
+        if self.first_day == self.last_day:
+            return self.first_day.isoformat()
+        return f"{self.first_day} to {self.last_day}"
 
 
 def parse_period(text: str, now: datetime) -> Period:

@@ -172,7 +172,12 @@ def report(
                 f"{count:.1f} h of {name} had no known price and are counted without it"
                 for name, count in hours.items()
             ),
-            *(problem for page in pages for problem in page.problems),
+            *(
+                problem
+                for page in pages
+                if period.first_day <= page.day <= period.last_day
+                for problem in page.problems
+            ),
         ],
     )
 

@@ -17,7 +17,7 @@ def weekly(week: Report, before: Report, fleet: str) -> tuple[str, str]:
     """Title and body; both reports are by task, `before` is of the week before."""
     spent, was = cents(week), cents(before)
     total = week.total
-    title = f"{fleet}: {eur(spent.total)} EUR, {week.period.days}"
+    title = f"{fleet}: {eur(spent.total)} EUR, {week.period}"
     lines = [f"Spent {eur(spent.total)} EUR, {_against(spent.total, was.total)}."]
     if not spent.total and not week.rows and not week.overhead:
         lines.append("No machine was there.")
