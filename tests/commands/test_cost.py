@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from gpu_autoscaler import cli
@@ -57,7 +58,7 @@ class Desk:
         return self.directory / "state" / "ledger" / f"{day}.jsonl"
 
     def cost(self, *options: str) -> Result:
-        env = {"HOME": str(self.directory), "COLUMNS": "130", **self.env}
+        env = {"HOME": str(self.directory), **self.env}
         words = ["cost", "--config", str(self.directory / "queues.yaml"), *options]
         return CliRunner().invoke(cli.app, words, env=env)
 
@@ -67,6 +68,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     for name in ENV:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cli, "SystemClock", Then)
+    monkeypatch.setattr(cli, "out", Console(width=130))
     known = {"state": tmp_path / "state", "project": "11111111-2222-3333-4444-555555555555"}
     text = YAML.format(**known, queue="gpu", type="H100-1-80G", zone="fr-par-2")
     (tmp_path / "queues.yaml").write_text(text)

@@ -206,10 +206,8 @@ def test_tasks_and_overhead_are_what_the_instances_cost(told: Page, by: By, dice
     instances = sum(cost_of(each) for each in untangled(told.stretches))
     assert found.total.total_cost == instances
     for use in Use:
-        assert sum(row.spent.cost.get(use, 0) for row in rows) == found.total.cost.get(use, 0)
-        assert sum(row.spent.microseconds.get(use, 0) for row in rows) == (
-            found.total.microseconds.get(use, 0)
-        )
+        assert sum(row.spent.cost[use] for row in rows) == found.total.cost[use]
+        assert sum(row.spent.microseconds[use] for row in rows) == (found.total.microseconds[use])
     again = [*told.stretches, *told.stretches[::2]]
     dice.shuffle(again)  # type: ignore[attr-defined]
     assert of(replace(told, stretches=tuple(again)), by).total == found.total

@@ -147,20 +147,22 @@ def _lasting(memory: Memory | None) -> list[Stretch]:
 
 
 def _print(found: Report, fleet: str, now: datetime, console: Console) -> None:
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
     so_far = ", so far" if found.period.until > now else ""
-    console.print(f"[bold]{escape(fleet)}[/], {found.period}{so_far} (UTC)", highlight=False)
+    say(f"[bold]{escape(fleet)}[/], {found.period}{so_far} (UTC)")
     for line in _headline(found):
-        console.print(escape(line), highlight=False)
+        say(escape(line))
     if found.rows or found.overhead:
         console.print(_table(found))
     else:
-        console.print(
+        say(
             "Nothing was used in this time, as far as the ledger knows: the daemon writes it "
-            "while it runs.",
-            highlight=False,
+            "while it runs."
         )
     for each in found.warnings:
-        console.print(f"[yellow]note:[/] {escape(one_line(each, 400))}", highlight=False)
+        say(f"[yellow]note:[/] {escape(one_line(each, 400))}")
 
 
 def _headline(found: Report) -> list[str]:
@@ -228,8 +230,8 @@ def _names(row: Row, by: By) -> tuple[str, ...]:
 
 def _sum(parts: Sequence[Spent]) -> Spent:
     return Spent(
-        {use: sum(part.microseconds.get(use, 0) for part in parts) for use in Use},
-        {use: sum(part.cost.get(use, 0) for part in parts) for use in Use},
+        {use: sum(part.microseconds[use] for part in parts) for use in Use},
+        {use: sum(part.cost[use] for part in parts) for use in Use},
     )
 
 

@@ -27,7 +27,7 @@ class Cents:
 def cents(report: Report) -> Cents:
     """In the order of the report."""
     total = (report.total.total_cost + _UNITS_PER_CENT // 2) // _UNITS_PER_CENT
-    shares = apportion(total, [report.total.cost.get(use, 0) for use in Use])
+    shares = apportion(total, [report.total.cost[use] for use in Use])
     uses = dict(zip(Use, shares if report.total.total_cost else [0] * len(Use), strict=True))
     whole = uses[Use.BUSY] if report.by in WORK else total
     rows = apportion(whole, [row.spent.total_cost for row in report.rows])

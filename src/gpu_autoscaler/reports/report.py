@@ -40,7 +40,7 @@ WORK = frozenset({By.TASK, By.PROJECT, By.USER})
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Time and money by use, exactly: the units are those of `pieces`."""
+    """Time and money by use (each is there), exactly: the units are those of `pieces`."""
 
     microseconds: Mapping[Use, int]
     cost: Mapping[Use, int]
@@ -57,11 +57,11 @@ class Spent:
 
     def eur_of(self, *uses: Use) -> float:
         """What these cost."""
-        return sum(self.cost.get(use, 0) for use in uses) / UNITS_PER_EUR
+        return sum(self.cost[use] for use in uses) / UNITS_PER_EUR
 
     def hours_of(self, *uses: Use) -> float:
         """How long these lasted; of a machine that is on, what is billed."""
-        return sum(self.microseconds.get(use, 0) for use in uses) / MICROSECONDS_PER_HOUR
+        return sum(self.microseconds[use] for use in uses) / MICROSECONDS_PER_HOUR
 
     @property
     def hours_above_floor(self) -> float:
@@ -71,7 +71,7 @@ class Spent:
     @property
     def overhead_share(self) -> float:
         """Of the money, what no task ran for; 0 to 1."""
-        overhead = self.total_cost - self.cost.get(Use.BUSY, 0)
+        overhead = self.total_cost - self.cost[Use.BUSY]
         return overhead / self.total_cost if self.total_cost else 0.0
 
 
@@ -183,7 +183,7 @@ def report(
 
 
 def _spent(parts: Iterable[Piece]) -> Spent:
-    microseconds, cost = Counter[Use](), Counter[Use]()
+    microseconds, cost = dict.fromkeys(Use, 0), dict.fromkeys(Use, 0)
     for part in parts:
         microseconds[part.use] += part.microseconds
         cost[part.use] += part.cost
