@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -18,6 +20,7 @@ from gpu_autoscaler.commands.cost import Books, reckon
 from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.ledger import Page, Stretch, TaskRecord
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
+from gpu_autoscaler.domain.memory import Kept, Memory
 from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.runtime.clock import SystemClock, run_virtual
 from gpu_autoscaler.store.directory import ReadOnlyStore
@@ -251,6 +254,18 @@ def test_days_around_the_period_are_read_each_once(tmp_path: Path) -> None:
     first = START.date() - costing.LOOK_BACK
     # until the 6th, and fourteen days, in which tasks end that ran then
     assert sorted(shelf.days) == [first + timedelta(days=n) for n in range(7 + 4 + 14 + 1)]
+
+
+def test_what_lasts_is_in_the_memory_and_counts(tmp_path: Path) -> None:
+    lasting = stretch(S.IDLE, at(1), at(3))
+
+    class Remembering(ReadOnlyStore):
+        async def load(self) -> Kept:
+            known = SimpleNamespace(instances={"s1": SimpleNamespace(stretch=lasting)})
+            return Kept(cast("Memory", known))
+
+    books = Books("test", Shelf(), Remembering(tmp_path))
+    assert run_virtual(reckon(books, PERIOD, Then(), By.DAY, None)).total.eur == 6.0
 
 
 def test_a_ledger_that_does_not_answer_is_raised(tmp_path: Path) -> None:

@@ -110,6 +110,7 @@ async def reckon(
         async with gate:
             return await books.ledger.read(day)
 
+    # before the ledger: what ends meanwhile is then in both, told twice, rather than in neither
     memory = (await books.store.load()).memory
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     pages = await asyncio.gather(*map(read, days))
