@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpu_autoscaler.domain.ledger import Page, Stretch, TaskRecord
@@ -94,6 +94,7 @@ def test_no_stretch_is_eaten_up_beyond_its_end() -> None:
     assert found == [(at(0), at(1, 30)), (at(1, 30), at(1, 30)), (at(1, 30), at(3))]
 
 
+@settings(max_examples=60)
 @given(ledgers())
 def test_sharpening_changes_no_server_s_total_and_no_order(told: Page) -> None:
     before = untangled(told.stretches)
@@ -113,6 +114,7 @@ def test_sharpening_changes_no_server_s_total_and_no_order(told: Page) -> None:
             assert (new.until == new_next.since) == (old.until == old_next.since)
 
 
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from("ab"), MOMENTS, MOMENTS), max_size=12))
 def test_no_moment_of_a_server_counts_twice_and_none_is_lost(
     told: list[tuple[str, datetime, datetime]],
@@ -141,6 +143,8 @@ def test_no_moment_of_a_server_counts_twice_and_none_is_lost(
 def test_told_twice_is_told_once_the_longer_one() -> None:
     short, long = stretch(S.IDLE, at(0), at(1)), stretch(S.IDLE, at(0), at(2))
     assert untangled([short, long]) == untangled([long, short]) == [long]
+    ended = replace(long, rounding_seconds=12)
+    assert untangled([ended, long]) == [ended]
     named = replace(long, tasks=T1)
     assert untangled([long, named]) == [named]
 

@@ -260,8 +260,9 @@ def _always_on(
     prices: dict[str, tuple[datetime, int]] = {}
     for each in stretches:
         name = each.commercial_type
-        known = each.powered and each.eur_per_hour is not None and each.until > within.since
-        if known and (name not in prices or prices[name][0] < each.until):
+        known = each.powered and each.eur_per_hour is not None
+        within_it = each.since < within.until and within.since < each.until
+        if known and within_it and (name not in prices or prices[name][0] < each.until):
             prices[name] = each.until, price(each)
     if wanted is None:
         machines = _peaks(stretches, within)

@@ -24,13 +24,13 @@ Ended = Mapping[tuple[str, str], Sequence[TaskRecord]]
 def untangled(stretches: Iterable[Stretch]) -> list[Stretch]:
     """By server and in order, no moment of a server in two of them.
 
-    A stretch told twice counts as told last (the longer one); of two that overlap, as when memory
-    was lost or the clock was set back, the later one begins where the earlier one ends.
+    A stretch told twice counts as the longer one, or as told last; of two that overlap, as when
+    memory was lost or the clock was set back, the later one begins where the earlier one ends.
     """
     told: dict[tuple[str, datetime], Stretch] = {}
     for each in stretches:
         known = told.get(each.key)
-        if known is None or known.until <= each.until:
+        if known is None or _extent(known) <= _extent(each):
             told[each.key] = each
     found: list[Stretch] = []
     for each in sorted(told.values(), key=lambda s: (s.server_id, s.since)):
@@ -40,6 +40,10 @@ def untangled(stretches: Iterable[Stretch]) -> list[Stretch]:
         elif before.until < each.until:
             found.append(replace(each, since=before.until))
     return found
+
+
+def _extent(stretch: Stretch) -> tuple[datetime, float]:
+    return stretch.until, stretch.rounding_seconds
 
 
 def newest(tasks: Iterable[TaskRecord]) -> list[TaskRecord]:
