@@ -17,6 +17,7 @@ from rich.markup import escape
 from gpu_autoscaler.commands import ask as asking
 from gpu_autoscaler.commands import check as checking
 from gpu_autoscaler.commands import check_boot as booting
+from gpu_autoscaler.commands import cost as costing
 from gpu_autoscaler.commands import demo as showing
 from gpu_autoscaler.commands import down as taking_down
 from gpu_autoscaler.commands import emulate as emulating
@@ -30,6 +31,8 @@ from gpu_autoscaler.commands.wiring import Setup, load_setup
 from gpu_autoscaler.config.load import ConfigError
 from gpu_autoscaler.config.secrets import api_token
 from gpu_autoscaler.config.units import parse_duration
+from gpu_autoscaler.reports.period import parse_period
+from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.runtime.clock import RandomIds, SystemClock
 from gpu_autoscaler.runtime.logs import configure_logs
 from gpu_autoscaler.simulation.faults import Level
@@ -143,6 +146,45 @@ def status(
         raise typer.BadParameter("--watch is for people: leave out --json")
     asker = _asker(url, config)
     _exit(asker.status(out, watch=watch, as_json=as_json))
+
+
+@app.command(epilog="Example: gpu-autoscaler cost --since 2026-11 --by user --format csv")
+def cost(
+    config: ConfigOption = DEFAULT_CONFIG,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="PERIOD",
+            help="today, week, month, 7d, 2026-11, 2026-11-03, 2026-11-01..2026-11-15 (UTC).",
+        ),
+    ] = "month",
+    by: Annotated[By, typer.Option(help="What a row stands for.")] = By.QUEUE,
+    format_: Annotated[
+        costing.Format, typer.Option("--format", help="csv and json have every row.")
+    ] = costing.Format.TABLE,
+    always_on: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=10_000,
+            help="Saved is against N machines of the most used type; without it, against as many "
+            "of each type as ever worked at once.",
+        ),
+    ] = None,
+) -> None:
+    """What was spent, on what, and what always-on machines would have cost."""
+    clock = SystemClock()
+    try:
+        period = parse_period(since, clock.now())
+    except ValueError as error:
+        raise typer.BadParameter(f"--since {since!r}: {error}") from None
+    configure_logs((), level=logging.CRITICAL)
+    try:
+        books = costing.open_books(config, os.environ)
+    except ConfigError as error:
+        raise _refused(error) from None
+    _exit(costing.cost(books, period, clock, out, by=by, format_=format_, always_on=always_on))
 
 
 @app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")
@@ -344,9 +386,13 @@ def _setup(config: str) -> Setup:
     setup = _try_setup(config)
     if isinstance(setup, Setup):
         return setup
-    for problem in setup.problems:
+    raise _refused(setup)
+
+
+def _refused(error: ConfigError) -> typer.Exit:
+    for problem in error.problems:
         err.print(f"[red]error:[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
-    raise typer.Exit(1)
+    return typer.Exit(1)
 
 
 def _try_setup(config: str) -> Setup | ConfigError:

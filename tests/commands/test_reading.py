@@ -159,6 +159,7 @@ def test_something_huge_is_not_downloaded(endpoint: str) -> None:
         ("check",),
         ("render", QUEUE),
         ("plan",),
+        ("cost",),
         ("status", "--url", "http://127.0.0.1:9"),
         ("explain", "x", "--url", "http://127.0.0.1:9"),
         ("run", "--once", "--dry-run"),

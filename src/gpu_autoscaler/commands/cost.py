@@ -1,0 +1,240 @@
+"""`cost`: what a period cost, by what, and what it was good for; from what the store keeps."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gpu_autoscaler.commands.reading import bucket_of, watcher_at
+from gpu_autoscaler.config.problems import ConfigError
+from gpu_autoscaler.config.secrets import Secrets, load_secrets
+from gpu_autoscaler.domain.clock import Clock
+from gpu_autoscaler.domain.errors import StoreError
+from gpu_autoscaler.domain.ledger import Page, Stretch, Use
+from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.reports.cents import cents, eur
+from gpu_autoscaler.reports.formats import as_csv, as_dict
+from gpu_autoscaler.reports.period import Period
+from gpu_autoscaler.reports.report import UNKNOWN, WORK, AlwaysOn, By, Report, Row, Spent, report
+from gpu_autoscaler.reports.weekly import one_line
+from gpu_autoscaler.runtime.ports import Store
+from gpu_autoscaler.store.directory import ReadOnlyStore
+from gpu_autoscaler.store.lease import ReadOnlyLeasedStore
+from gpu_autoscaler.store.page_files import PageFiles
+
+LOOK_BACK = timedelta(days=7)
+"""Whether the ledger was kept before the period, or begins within it."""
+
+LOOK_AHEAD = timedelta(days=14)
+"""A task's project and user stand where it ended: those that ran on for longer are unknown."""
+
+READS_AT_ONCE = 8
+MOST_ROWS = 25
+"""Of a table that is for people: the others are one row."""
+LONGEST_NAME = 48
+
+_ON = (Use.BUSY, Use.BOOT, Use.IDLE)
+_OVERHEAD = {Use.BOOT: "booting", Use.IDLE: "idle", Use.STOPPED: "stopped, disk only"}
+
+
+class Format(StrEnum):
+    """How a report is printed."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class Ledger(Protocol):
+    """What was used, by day."""
+
+    async def read(self, day: date) -> Page:
+        """Of this day; an empty one when nothing was written. Raises StoreError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Where a fleet's ledger is, and the memory with what is not in it yet."""
+
+    fleet: str
+    ledger: Ledger
+    store: Store
+
+
+def open_books(place: str, env: Mapping[str, str]) -> Books:
+    """Of the configuration at this place; secrets are needed only where one of the two is in
+    object storage. Raises ConfigError."""
+    secrets: Secrets | None = None
+    missing = ConfigError([])
+    try:
+        secrets = load_secrets(env)
+    except ConfigError as error:
+        missing = error
+    watcher = watcher_at(place, env, secrets)
+    if watcher is None:
+        raise missing
+    config = watcher.current()
+    if config.store is None:
+        directory = Path(config.state_dir)
+        return Books(config.fleet, PageFiles(directory), ReadOnlyStore(directory))
+    if secrets is None:
+        raise missing
+    bucket = bucket_of(config.store, secrets)
+    return Books(config.fleet, _NotYet(), ReadOnlyLeasedStore(bucket))
+
+
+class _NotYet:
+    async def read(self, day: date) -> Page:
+        raise StoreError("the ledger in object storage cannot be read yet")
+
+
+async def reckon(
+    books: Books, period: Period, clock: Clock, by: By, always_on: int | None
+) -> Report:
+    """Read what it takes, and make the report. Raises OSError."""
+    now = clock.now()
+    first = (period.since - LOOK_BACK).date()
+    last = min(period.until + LOOK_AHEAD, now).date()
+    gate = asyncio.Semaphore(READS_AT_ONCE)
+
+    async def read(day: date) -> Page:
+        async with gate:
+            return await books.ledger.read(day)
+
+    # before the ledger: what ends meanwhile is then in both, told twice, rather than in neither
+    memory = (await books.store.load()).memory
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    pages = await asyncio.gather(*map(read, days))
+    return report(pages, _lasting(memory), period, now, by, always_on=always_on)
+
+
+async def cost(
+    books: Books,
+    period: Period,
+    clock: Clock,
+    console: Console,
+    *,
+    by: By,
+    format_: Format,
+    always_on: int | None,
+) -> int:
+    """Print it. 0 also when nothing was used. Raises OSError."""
+    found = await reckon(books, period, clock, by, always_on)
+    if format_ is Format.JSON:
+        sys.stdout.write(json.dumps(as_dict(found, books.fleet), indent=2) + "\n")
+    elif format_ is Format.CSV:
+        # as bytes: the ends of lines and the encoding are the file's, not the terminal's
+        sys.stdout.buffer.write(as_csv(found).encode("utf-8", "replace"))
+        sys.stdout.flush()
+    else:
+        _print(found, books.fleet, clock.now(), console)
+    return 0
+
+
+def _lasting(memory: Memory | None) -> list[Stretch]:
+    """What has not ended, and so is not in the ledger yet."""
+    known = memory.instances.values() if memory else ()
+    found = (getattr(each, "stretch", None) for each in known)
+    return [each for each in found if isinstance(each, Stretch)]
+
+
+def _print(found: Report, fleet: str, now: datetime, console: Console) -> None:
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    so_far = ", so far" if found.period.until > now else ""
+    say(f"[bold]{escape(fleet)}[/], {found.period}{so_far} (UTC)")
+    for line in _headline(found):
+        say(escape(line))
+    if found.rows or found.overhead:
+        console.print(_table(found))
+    else:
+        say(
+            "Nothing was used in this time, as far as the ledger knows: the daemon writes it "
+            "while it runs."
+        )
+    for each in found.warnings:
+        say(f"[yellow]note:[/] {escape(one_line(each, 400))}")
+
+
+def _headline(found: Report) -> list[str]:
+    total, money = found.total, cents(found)
+    spent = ", ".join(f"{use.value} {eur(money.uses[use])}" for use in Use)
+    on = ", ".join(f"{use.value} {_hours(total, use)}" for use in _ON)
+    lines = [
+        f"Spent {eur(money.total)} EUR, {total.overhead_share:.0%} of it overhead: {spent}.",
+        f"On for {_hours(total, *_ON)} h: {on} ({total.hours_above_floor:,.1f} h above the floor "
+        f"of active hours); stopped {_hours(total, Use.STOPPED)} h.",
+    ]
+    if found.always_on is not None:
+        lines.append(_saved(found.always_on))
+    return lines
+
+
+def _saved(on: AlwaysOn) -> str:
+    machines = ", ".join(f"{count} x {name}" for name, count in on.machines.items())
+    always = f"always on: {eur(round(on.eur * 100))} EUR for {on.hours:,.1f} h of {machines}."
+    if on.saved_eur < 0:
+        return f"{eur(round(-on.saved_eur * 100))} EUR dearer than {always}"
+    return f"Saved {eur(round(on.saved_eur * 100))} EUR ({on.saved_share:.0%}) against {always}"
+
+
+def _table(found: Report) -> Table:
+    """Rows, then overhead where it is apart, then the total: shown cents add up."""
+    money, work = cents(found), found.by in WORK
+    names = ("Task", "Project", "User") if found.by is By.TASK else (found.by.value.capitalize(),)
+    table = Table(*names)
+    hours = ("Hours",) if work else (*(f"{use.value.capitalize()} h" for use in Use), "Overhead")
+    for figure in ("EUR", "Share", *hours, *([] if found.by is By.TASK else ["Tasks"])):
+        table.add_column(figure, justify="right", no_wrap=True)
+
+    def add(called: Sequence[str], share: int, spent: Spent, tasks: str = "") -> None:
+        cells = [escape(one_line(each, LONGEST_NAME)) for each in called]
+        cells += [""] * (len(names) - len(cells))
+        cells += [eur(share), f"{share / money.total:.0%}" if money.total else ""]
+        if work:
+            cells.append(_hours(spent, *Use))
+        else:
+            cells += [*(_hours(spent, use) for use in Use), f"{spent.overhead_share:.0%}"]
+        table.add_row(*cells, *([] if found.by is By.TASK else [tasks]))
+
+    priced = list(zip(found.rows, money.rows, strict=True))
+    shown, others = priced[:MOST_ROWS], priced[MOST_ROWS:]
+    for row, share in shown:
+        add(_names(row, found.by), share, row.spent, str(row.tasks))
+    if others:
+        spent = _sum([row.spent for row, _ in others])
+        add((f"({len(others)} others)",), sum(share for _, share in others), spent)
+    if found.overhead:
+        table.add_section()
+    for row, share in zip(found.overhead, money.overhead, strict=True):
+        add((f"Overhead: {_OVERHEAD[Use(row.key)]}",), share, row.spent)
+    table.add_section()
+    add(("Total",), money.total, found.total, str(found.tasks))
+    return table
+
+
+def _names(row: Row, by: By) -> tuple[str, ...]:
+    if by is not By.TASK:
+        return (row.name,)
+    return row.name or UNKNOWN, row.project or "-", row.user or "-"
+
+
+def _sum(parts: Sequence[Spent]) -> Spent:
+    return Spent(
+        {use: sum(part.microseconds[use] for part in parts) for use in Use},
+        {use: sum(part.cost[use] for part in parts) for use in Use},
+    )
+
+
+def _hours(spent: Spent, *uses: Use) -> str:
+    return f"{spent.hours_of(*uses):,.1f}"
