@@ -12,7 +12,7 @@ from pathlib import Path
 from gpu_autoscaler.domain.ledger import Page
 from gpu_autoscaler.reports.period import Period
 from gpu_autoscaler.reports.report import By, report
-from gpu_autoscaler.store.page_files import PageFiles
+from gpu_autoscaler.store.ledger import DayLedger, FileSheets
 from tests.benchmarks.daemon import cpu_seconds, peak_megabytes
 
 DAYS = 365
@@ -23,7 +23,7 @@ def main(state_dir: str, first_day: str) -> None:
     first = date.fromisoformat(first_day)
     since = datetime.combine(first, time(), UTC)
     period = Period(since, since + timedelta(days=DAYS))
-    ledger = PageFiles(Path(state_dir))
+    ledger = DayLedger(FileSheets(Path(state_dir) / "ledger"))
 
     async def read() -> list[Page]:
         return [await ledger.read(first + timedelta(days=n)) for n in range(DAYS)]

@@ -49,7 +49,7 @@ class Desk:
         """Each on the page of its day."""
         days = defaultdict[date, list[Stretch | TaskRecord]](list)
         for each in records:
-            moment = each.until if isinstance(each, Stretch) else each.ended_at or START
+            moment = each.until if isinstance(each, Stretch) else each.ended_at
             days[(moment - timedelta(microseconds=1)).date()].append(each)
         for day, theirs in days.items():
             stretches = tuple(each for each in theirs if isinstance(each, Stretch))

@@ -61,7 +61,7 @@ def stretch(
 def ran(
     task: str,
     since: datetime | None,
-    until: datetime | None,
+    until: datetime,
     *,
     server: str = "s1",
     name: str = "",
@@ -161,7 +161,7 @@ def ledgers(draw: st.DrawFn) -> Page:
     )
     tasks = []
     for _ in range(draw(st.integers(0, 5))):
-        since, until = draw(st.none() | near), draw(st.none() | near)
+        since, until = draw(st.none() | near), draw(near)
         who = draw(st.sampled_from(("Ada", "Bo", "")))
         where = draw(st.sampled_from(("", "vision", "speech")))
         tasks.append(

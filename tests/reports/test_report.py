@@ -141,7 +141,7 @@ def test_the_end_of_a_task_after_the_period_names_its_user() -> None:
         ([ran("t1", at(0), at(0.5))], {"t1": 0.5, "t2": 1.5}),  # the other one has the rest
         ([ran("t1", at(0), at(2)), ran("t2", at(0), at(2))], {"t1": 1.0, "t2": 1.0}),  # both on it
         ([ran("t1", at(-5), at(0.5)), ran("t2", at(0.5), at(9))], {"t1": 0.5, "t2": 1.5}),
-        ([ran("t1", None, at(0.5)), ran("t2", at(0.5), None)], {"t1": 0.5, "t2": 1.5}),
+        ([ran("t1", None, at(0.5)), ran("t2", at(0.5), at(9))], {"t1": 0.5, "t2": 1.5}),
         ([ran("t1", at(8), at(9)), ran("t2", at(8), at(9))], {"t1": 1.0, "t2": 1.0}),  # nonsense
     ],
 )

@@ -91,7 +91,7 @@ async def _of_store(setup: Setup) -> list[Finding]:
     group = f"Store: bucket {settings.bucket} at {settings.endpoint}"
 
     async def read() -> Verdict:
-        await read_only_store(setup).load()
+        await read_only_store(setup.config, setup.secrets).load()
         return good("can be read")
 
     async def write() -> Verdict:

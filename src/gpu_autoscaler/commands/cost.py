@@ -7,29 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gpu_autoscaler.commands.reading import bucket_of, watcher_at
+from gpu_autoscaler.commands.reading import watcher_at
+from gpu_autoscaler.commands.storing import ledger_of, read_only_store
 from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.secrets import Secrets, load_secrets
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.domain.errors import StoreError
-from gpu_autoscaler.domain.ledger import Page, Stretch, Use
-from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.ledger import Page, Use
+from gpu_autoscaler.policy.ledger import lasting
 from gpu_autoscaler.reports.cents import cents, eur
 from gpu_autoscaler.reports.formats import as_csv, as_dict
 from gpu_autoscaler.reports.period import Period
 from gpu_autoscaler.reports.report import UNKNOWN, WORK, AlwaysOn, By, Report, Row, Spent, report
 from gpu_autoscaler.reports.weekly import one_line
-from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.directory import ReadOnlyStore
-from gpu_autoscaler.store.lease import ReadOnlyLeasedStore
-from gpu_autoscaler.store.page_files import PageFiles
+from gpu_autoscaler.runtime.ports import Pages, Store
 
 LOOK_BACK = timedelta(days=7)
 """Whether the ledger was kept before the period, or begins within it."""
@@ -54,19 +49,12 @@ class Format(StrEnum):
     JSON = "json"
 
 
-class Ledger(Protocol):
-    """What was used, by day."""
-
-    async def read(self, day: date) -> Page:
-        """Of this day; an empty one when nothing was written. Raises StoreError."""
-
-
 @dataclass(frozen=True, slots=True)
 class Books:
     """Where a fleet's ledger is, and the memory with what is not in it yet."""
 
     fleet: str
-    ledger: Ledger
+    ledger: Pages
     store: Store
 
 
@@ -83,18 +71,9 @@ def open_books(place: str, env: Mapping[str, str]) -> Books:
     if watcher is None:
         raise missing
     config = watcher.current()
-    if config.store is None:
-        directory = Path(config.state_dir)
-        return Books(config.fleet, PageFiles(directory), ReadOnlyStore(directory))
-    if secrets is None:
+    if config.store is not None and secrets is None:
         raise missing
-    bucket = bucket_of(config.store, secrets)
-    return Books(config.fleet, _NotYet(), ReadOnlyLeasedStore(bucket))
-
-
-class _NotYet:
-    async def read(self, day: date) -> Page:
-        raise StoreError("the ledger in object storage cannot be read yet")
+    return Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
 
 
 async def reckon(
@@ -114,7 +93,8 @@ async def reckon(
     memory = (await books.store.load()).memory
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     pages = await asyncio.gather(*map(read, days))
-    return report(pages, _lasting(memory), period, now, by, always_on=always_on)
+    open_ = lasting(memory) if memory else ()
+    return report(pages, open_, period, now, by, always_on=always_on)
 
 
 async def cost(
@@ -138,13 +118,6 @@ async def cost(
     else:
         _print(found, books.fleet, clock.now(), console)
     return 0
-
-
-def _lasting(memory: Memory | None) -> list[Stretch]:
-    """What has not ended, and so is not in the ledger yet."""
-    known = memory.instances.values() if memory else ()
-    found = (getattr(each, "stretch", None) for each in known)
-    return [each for each in found if isinstance(each, Stretch)]
 
 
 def _print(found: Report, fleet: str, now: datetime, console: Console) -> None:

@@ -17,7 +17,7 @@ from gpu_autoscaler.runtime.loop import Cycle
 async def look(setup: Setup, clock: Clock) -> Cycle:
     """Observe and decide once, from the memory that there is; nothing is changed."""
     async with open_services(setup.config, setup.secrets, clock) as services:
-        store = read_only_store(setup)
+        store = read_only_store(setup.config, setup.secrets)
         loop = build_loop(setup.watcher, setup.secrets, services, store, clock, dry_run=True)
         memory = (await store.load()).memory
         cycle = await loop.look(memory)

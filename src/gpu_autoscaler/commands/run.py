@@ -43,7 +43,7 @@ async def run(
     async with AsyncExitStack() as stack:
         store: Store
         if dry_run:
-            store = read_only_store(setup)
+            store = read_only_store(setup.config, setup.secrets)
         else:
             try:
                 store = kept = await stack.enter_async_context(open_store(setup, clock))
@@ -74,7 +74,7 @@ async def run(
             clock,
             dry_run=dry_run,
             on_cycle=told,
-            ledger=None if dry_run else ledger_of(setup),
+            ledger=None if dry_run else ledger_of(setup.config, setup.secrets),
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, loop.stop)

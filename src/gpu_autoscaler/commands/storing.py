@@ -9,7 +9,8 @@ import structlog
 
 from gpu_autoscaler.commands.reading import bucket_of
 from gpu_autoscaler.commands.wiring import Setup
-from gpu_autoscaler.config.models import StoreConfig
+from gpu_autoscaler.config.models import Config, StoreConfig
+from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.clock import RandomIds
 from gpu_autoscaler.runtime.ports import Store
@@ -45,22 +46,22 @@ async def open_store(setup: Setup, clock: Clock) -> AsyncIterator[DirectoryStore
             log.warning("lease not given back", error=str(error))
 
 
-def read_only_store(setup: Setup) -> Store:
-    """The same memory for looks alone."""
-    if setup.config.store is None:
-        return ReadOnlyStore(Path(setup.config.state_dir))
-    return ReadOnlyLeasedStore(bucket_of(setup.config.store, setup.secrets))
+def read_only_store(config: Config, secrets: Secrets | None) -> Store:
+    """The same memory for looks alone; likewise."""
+    if config.store is None or secrets is None:
+        return ReadOnlyStore(Path(config.state_dir))
+    return ReadOnlyLeasedStore(bucket_of(config.store, secrets))
 
 
-def ledger_of(setup: Setup) -> DayLedger:
-    """The ledger, beside the memory."""
-    settings = setup.config.store
-    if settings is None:
-        return DayLedger(FileSheets(Path(setup.config.state_dir) / "ledger"))
+def ledger_of(config: Config, secrets: Secrets | None) -> DayLedger:
+    """The ledger, beside the memory; only one in object storage needs secrets."""
+    settings = config.store
+    if settings is None or secrets is None:
+        return DayLedger(FileSheets(Path(config.state_dir) / "ledger"))
     folder = (settings.key or "").removesuffix(".json")
 
     def bucket(name: str) -> Bucket:
-        return bucket_of(settings.model_copy(update={"key": f"{folder}/{name}"}), setup.secrets)
+        return bucket_of(settings.model_copy(update={"key": f"{folder}/{name}"}), secrets)
 
     return DayLedger(BucketSheets(bucket))
 

@@ -114,9 +114,7 @@ def _overlap(record: TaskRecord, begin: int, end: int) -> int:
     """A time that ClearML does not know bounds nothing."""
     if record.started_at:
         begin = max(begin, _number(record.started_at))
-    if record.ended_at:
-        end = min(end, _number(record.ended_at))
-    return max(0, end - begin)
+    return max(0, min(end, _number(record.ended_at)) - begin)
 
 
 def _machine_price(stretch: Stretch) -> int:

@@ -101,7 +101,7 @@ def _exact(before: Stretch, after: Stretch, ended: Ended) -> datetime | None:
     ends = [
         record.ended_at
         for record in _of(before, ended)
-        if record.ended_at and abs(record.ended_at - before.until) <= AGREE
+        if abs(record.ended_at - before.until) <= AGREE
     ]
     return max(ends, default=None)
 

@@ -144,11 +144,16 @@ class Store(Protocol):
         """Seconds for which this daemon may still act; 0.0 when it may not."""
 
 
-class Ledger(Protocol):
-    """What was used, day by day; apart from the memory, which forgets. Raises StoreError."""
+class Pages(Protocol):
+    """What was used, day by day, to be read."""
 
     async def read(self, day: date) -> Page:
-        """What is known of a day (UTC)."""
+        """What is known of a day (UTC); an empty page when nothing is. Raises StoreError."""
+
+
+class Ledger(Pages, Protocol):
+    """The same, to be written; apart from the memory, which forgets."""
 
     async def add(self, stretches: Sequence[Stretch], tasks: Sequence[TaskRecord]) -> None:
-        """Write down what is not written yet; when this returns, a crash cannot lose it."""
+        """Write down what is not written yet; when this returns, a crash cannot lose it.
+        Raises StoreError."""
