@@ -4,11 +4,9 @@ import csv
 import io
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from rich.console import Console
@@ -26,6 +24,7 @@ from gpu_autoscaler.runtime.clock import SystemClock, run_virtual
 from gpu_autoscaler.store.directory import ReadOnlyStore
 from gpu_autoscaler.store.pages import render
 from tests.commands.site import ENV, YAML
+from tests.policy.worlds import known
 from tests.reports.books import PERIOD, START, at, ran, stretch
 
 NOW = at(24 * 20)
@@ -261,8 +260,8 @@ def test_what_lasts_is_in_the_memory_and_counts(tmp_path: Path) -> None:
 
     class Remembering(ReadOnlyStore):
         async def load(self) -> Kept:
-            known = SimpleNamespace(instances={"s1": SimpleNamespace(stretch=lasting)})
-            return Kept(cast("Memory", known))
+            one = replace(known("m1"), stretch=lasting)
+            return Kept(Memory(instances={"s1": one}, planned_at=at(3)))
 
     books = Books("test", Shelf(), Remembering(tmp_path))
     assert run_virtual(reckon(books, PERIOD, Then(), By.DAY, None)).total.eur == 6.0

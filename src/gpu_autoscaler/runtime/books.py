@@ -60,7 +60,8 @@ class Books:
             return None
 
     async def recall(self) -> Memory:
-        """A memory of nothing but money, for a daemon that found none."""
+        """A memory of nothing but money, for a daemon that found none. Raises StoreError: without
+        it, time would be booked and budgets spent twice."""
         now = self._clock.now()
         days = [now.date() - timedelta(days=ago) for ago in range(SPENT_KEPT.days)]
         limit = asyncio.Semaphore(AT_ONCE)
@@ -69,11 +70,7 @@ class Books:
             async with limit:
                 return await self._ledger.read(days[ago])
 
-        try:
-            pages = await asyncio.gather(*(read(ago) for ago in range(len(days))))
-        except OSError as error:
-            self._recorder.failing("ledger", error, now)
-            return Memory()
+        pages = await asyncio.gather(*(read(ago) for ago in range(len(days))))
         spent: dict[str, dict[str, float]] = {}
         booked_until: dict[str, datetime] = {}
         for page in pages:

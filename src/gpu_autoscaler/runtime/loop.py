@@ -326,10 +326,11 @@ class Loop:
     async def _look_for_lease(self) -> None:
         """Take the newest memory, and the lead where it is free. Raises OSError."""
         kept = await self._store.load()
-        self._memory, self._leads = kept.memory, kept.ours
+        memory = kept.memory
+        if kept.ours and memory is None and self._books is not None:
+            memory = await self._books.recall()
+        self._memory, self._leads = memory, kept.ours
         self._lost_memory = kept.memory is None
-        if kept.ours and kept.memory is None and self._books is not None:
-            self._memory = await self._books.recall()
         if kept.ours:
             self._executor.take_outcomes()  # of an earlier lease: others have acted since
         self._recorder.lease(held=kept.ours, holder=kept.holder)
