@@ -89,7 +89,7 @@ def test_always_on_counts_from_the_ledger_s_beginning_to_now() -> None:
 def test_always_on_costs_what_the_type_cost_last_in_the_period() -> None:
     told = page(
         stretch(S.IDLE, at(-2), at(-1), server="s3", rate=9.0),
-        stretch(S.IDLE, at(3), at(4), server="s4", rate=2.0),
+        stretch(S.IDLE, at(3), at(4), server="s0", rate=2.0),
         stretch(S.RUNNING_TASK, at(0), at(2), rate=1.0),
         stretch(S.IDLE, at(4), at(5), server="s5", rate=None),
         stretch(S.IDLE, at(97), at(98), server="s2", rate=5.0),
@@ -150,6 +150,22 @@ def test_a_stretch_of_two_tasks_is_shared_out(records: list[object], hours: obje
     assert {row.key: row.spent.hours_of(Use.BUSY) for row in of(told).rows} == hours
 
 
+def test_three_tasks_of_which_one_is_known() -> None:
+    names = {"t1": "", "t2": "", "t3": ""}
+    told = page(stretch(S.RUNNING_TASK, at(0), at(2), tasks=names), ran("t1", at(0), at(0.5)))
+    hours = {row.key: row.spent.hours_of(Use.BUSY) for row in of(told).rows}
+    assert hours == {"t1": 0.5, "t2": 0.75, "t3": 0.75}
+
+
+def test_what_is_billed_after_the_end_is_no_task_s_and_in_one_period() -> None:
+    told = page(stretch(S.RUNNING_TASK, at(0), at(24), tasks={"t1": ""}, rounding=1800))
+    first, second = (Period(at(24 * n), at(24 * n + 24)) for n in range(2))
+    assert of(told, By.TASK, first).rows[0].spent.eur == 72.0
+    assert of(told, By.TASK, first).total.hours_of(Use.IDLE) == 0.5
+    assert [row.key for row in of(told, By.DAY).rows] == ["2026-11-02"]
+    assert of(told, By.DAY, second).total.eur == 0.0
+
+
 def test_days_are_utc_and_in_their_order() -> None:
     told = page(stretch(S.IDLE, at(30), at(49)), stretch(S.IDLE, at(1), at(2), server="s2"))
     rows = [(row.key, row.spent.eur) for row in of(told, By.DAY).rows]
@@ -171,6 +187,7 @@ def test_queues_and_types_hold_their_overhead() -> None:
 def test_an_unknown_price_is_said_with_its_hours() -> None:
     told = page(
         stretch(S.RUNNING_TASK, at(0), at(2.5), rate=None, storage=0.1, tasks={"t1": ""}),
+        replace(stretch(S.STOPPED, at(3), at(9)), eur_per_hour=None),
         problems=("2026-11-02.jsonl:7: not counted",),
     )
     found = of(told)
