@@ -12,7 +12,7 @@ from gpu_autoscaler.domain.ledger import Page, Use
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.reports.cents import cents, eur
 from gpu_autoscaler.reports.period import Period
-from gpu_autoscaler.reports.pieces import UNITS_PER_EUR, apportion, use_of
+from gpu_autoscaler.reports.pieces import UNITS_PER_EUR, apportion
 from gpu_autoscaler.reports.report import UNKNOWN, By, Report, report
 from gpu_autoscaler.reports.timeline import untangled
 from tests.reports.books import (
@@ -209,10 +209,10 @@ def test_what_lasts_counts_and_not_twice_when_it_is_written_too() -> None:
 
 
 def test_what_is_paid_for_is_never_called_stopped() -> None:
-    assert use_of(stretch(S.DELETING, at(0), at(1))) is Use.IDLE
-    assert use_of(stretch(S.PROVISIONING, at(0), at(1))) is Use.BOOT
-    assert use_of(stretch(S.DELETING, at(0), at(1), on=None)) is Use.STOPPED
-    assert use_of(stretch(S.STARTING, at(0), at(1), on=None)) is Use.STOPPED
+    assert stretch(S.DELETING, at(0), at(1)).use is Use.IDLE
+    assert stretch(S.PROVISIONING, at(0), at(1)).use is Use.BOOT
+    assert stretch(S.DELETING, at(0), at(1), on=None).use is Use.STOPPED
+    assert stretch(S.STARTING, at(0), at(1), on=None).use is Use.STOPPED
 
 
 def test_a_clock_set_back_over_a_month_s_end_counts_nothing_twice() -> None:

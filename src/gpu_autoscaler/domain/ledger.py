@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 
 HOUR = timedelta(hours=1)
@@ -27,14 +28,7 @@ class Use(StrEnum):
     """Powered off: the volume alone is paid for."""
 
 
-_USES: Mapping[S, Use] = {
-    S.RUNNING_TASK: Use.BUSY,
-    S.STARTING: Use.BOOT,
-    S.INITIALIZING: Use.BOOT,
-    S.PROVISIONING: Use.STOPPED,
-    S.STOPPED: Use.STOPPED,
-    S.DELETING: Use.STOPPED,
-}
+_USES: Mapping[S, Use] = {S.RUNNING_TASK: Use.BUSY, **dict.fromkeys(BOOTING, Use.BOOT)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +63,7 @@ class Stretch:
     @property
     def use(self) -> Use:
         """What it was good for."""
-        return _USES.get(self.state, Use.IDLE)
+        return _USES.get(self.state, Use.IDLE) if self.powered else Use.STOPPED
 
     @property
     def powered(self) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from gpu_autoscaler.domain.ledger import Stretch, TaskRecord, Use
-from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.reports.period import Period
 from gpu_autoscaler.reports.timeline import Ended
 
@@ -36,15 +35,6 @@ class Piece:
     """Its id, when the machine was busy and with what is known."""
 
 
-def use_of(stretch: Stretch) -> Use:
-    """`Stretch.use`, and never `STOPPED` while the machine is paid for, or else while it is off."""
-    if not stretch.powered:
-        return Use.STOPPED
-    if stretch.use is Use.STOPPED:
-        return Use.BOOT if stretch.state is S.PROVISIONING else Use.IDLE
-    return stretch.use
-
-
 def price(stretch: Stretch) -> int:
     """Of an hour of it, with its storage, in billionths of a euro."""
     return _machine_price(stretch) + _nanos(stretch.storage_eur_per_hour)
@@ -58,7 +48,7 @@ def pieces(stretches: Iterable[Stretch], ended: Ended, period: Period) -> Iterat
         if since >= last or until < first or until == first != since:
             continue
         begin, end = max(since, first), min(until, last)
-        use, per_hour = use_of(stretch), price(stretch)
+        use, per_hour = stretch.use, price(stretch)
         while begin < end:
             day = begin // _MICROSECONDS_PER_DAY
             stop = min(end, (day + 1) * _MICROSECONDS_PER_DAY)

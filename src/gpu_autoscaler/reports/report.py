@@ -15,7 +15,6 @@ from gpu_autoscaler.reports.pieces import (
     Piece,
     pieces,
     price,
-    use_of,
 )
 from gpu_autoscaler.reports.timeline import by_run, newest, sharpen, untangled
 
@@ -286,7 +285,7 @@ def _peaks(stretches: Iterable[Stretch], within: Period) -> dict[str, int]:
     turns: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
     for each in stretches:
         since, until = max(each.since, within.since), min(each.until, within.until)
-        if use_of(each) is Use.BUSY and since < until:
+        if each.use is Use.BUSY and since < until:
             turns[each.commercial_type] += [(since, 1), (until, -1)]
     found = {}
     for name, changes in sorted(turns.items()):
