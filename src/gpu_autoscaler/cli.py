@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -279,11 +280,22 @@ def demo(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Only say where the page is.")
     ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Leave configuration, memory and ledger in this new directory, to be asked by "
+            "`gpu-autoscaler cost`.",
+        ),
+    ] = None,
 ) -> None:
     """Two simulated days on this machine: both services, the daemon, a sample workload."""
     configure_logs((), level=logging.CRITICAL)
     browser = out.is_terminal and sys.stdin.isatty() and not no_browser
-    summary = showing.demo(speed, None if as_json else out, browser=browser)
+    try:
+        summary = showing.demo(speed, None if as_json else out, browser=browser, keep=keep)
+    except FileExistsError:
+        raise typer.BadParameter(f"--keep {keep}: it exists; name a new directory") from None
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
     raise typer.Exit(0 if showing.succeeded(summary) else 1)

@@ -10,16 +10,21 @@ import itertools
 import tempfile
 import webbrowser
 from contextlib import ExitStack
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 
+from gpu_autoscaler.commands.cost import Format, cost, open_books
 from gpu_autoscaler.commands.demo_page import DemoPage
 from gpu_autoscaler.commands.demo_view import View
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
+from gpu_autoscaler.commands.storing import ledger_of
 from gpu_autoscaler.commands.wiring import build_loop, open_services
+from gpu_autoscaler.config.load import parse_config
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.config.watch import Reload
@@ -35,13 +40,16 @@ from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
 from gpu_autoscaler.emulator.timeline import Timeline
-from gpu_autoscaler.runtime.clock import LoopClock, RandomIds, Stopwatch, run_virtual
+from gpu_autoscaler.reports.period import parse_period
+from gpu_autoscaler.reports.report import By
+from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, RandomIds, Stopwatch, run_virtual
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.simulation.figures import BootLog, Figures, figures
 from gpu_autoscaler.store.directory import DirectoryStore
 
 DEFAULT_SPEED = 5000.0
 """Two days in about 40 s: slow enough to follow."""
+CONFIG = "queues.yaml"
 GIVE_UP_AFTER = timedelta(hours=96)
 DOWN_SECONDS = 20.0
 """How long the daemon is gone at its restart."""
@@ -60,15 +68,22 @@ class _Fixed:
         return None
 
 
-def demo(speed: float, console: Console | None, *, browser: bool = False) -> dict[str, Any]:
+def demo(
+    speed: float, console: Console | None, *, browser: bool = False, keep: Path | None = None
+) -> dict[str, Any]:
     """Run it to its end; with a console, show it there and on a page. Returns the summary.
 
-    Raises OSError when no port is to be had.
+    `keep`: a new directory for configuration and state, which stays. Raises OSError when it is
+    there already, or no port is to be had.
     """
     watch, page = Stopwatch(), DemoPage()
     with ExitStack() as stack:
-        temporary = tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-")
-        directory = Path(stack.enter_context(temporary))
+        if keep is not None:
+            keep.mkdir(parents=True)
+            directory = keep.resolve()
+        else:
+            temporary = tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-")
+            directory = Path(stack.enter_context(temporary))
         if console is not None:
             url = stack.enter_context(page.served())
             console.print(f"The status page is at {url}", highlight=False)
@@ -78,6 +93,10 @@ def demo(speed: float, console: Console | None, *, browser: bool = False) -> dic
         summary["wall_s"] = round(watch.seconds(), 1)
         if console is not None:
             View.close(console, summary)
+            if keep is not None:
+                command = f"gpu-autoscaler cost --config {keep / CONFIG}"
+                days = f"--since {summary['days']} --by task"
+                console.print(f"Ask on: {command} {days}", highlight=False, soft_wrap=True)
             if browser:
                 console.input("The page stays until you press Enter. ")
     return summary
@@ -94,7 +113,8 @@ def succeeded(summary: dict[str, Any]) -> bool:
 async def _demo(directory: Path, console: Console | None, page: DemoPage) -> dict[str, Any]:
     clock = LoopClock()
     timeline = Timeline(clock)
-    clearml = ClearmlModel(timeline, RandomIds())
+    team = [replace(EMULATED_USER, id=name, name=name, access_key=name) for name in sample.TEAM]
+    clearml = ClearmlModel(timeline, RandomIds(), (EMULATED_USER, *team))
     numbers = itertools.count(1)
 
     def habit(_: Server) -> Habit:
@@ -105,9 +125,7 @@ async def _demo(directory: Path, console: Console | None, page: DemoPage) -> dic
     log = BootLog(timeline, habit)
     machines = EmulatedMachines(timeline, clearml, habit=log.habit)
     scaleway = ScalewayModel(timeline, RandomIds(), machines=machines)
-    config = Config.model_validate(
-        sample.sample_config(str(directory), "http://clearml.demo", "http://scaleway.demo", PROJECT)
-    )
+    config = _configure(directory)
     queue_ids = {name: clearml.create_queue(name) for name in config.queues}
     start = clock.now()
     view = View(console, config, clock, start) if console is not None else None
@@ -138,8 +156,37 @@ async def _demo(directory: Path, console: Console | None, page: DemoPage) -> dic
                     break
             await clock.sleep(config.poll_interval.total_seconds())
         await daemon.end()
+        if console is not None:
+            await _account(directory, clock, console)
     types = {name: queue.placements[0].commercial_type for name, queue in config.queues.items()}
-    return _summary(figures(clearml, scaleway, log.boots, types), scaleway.bill(), machines)
+    summary = _summary(figures(clearml, scaleway, log.boots, types), scaleway.bill(), machines)
+    return {**summary, "days": _days(clock.now())}
+
+
+def _configure(directory: Path) -> Config:
+    """The sample's configuration, which stands in the directory as well."""
+    plain = sample.sample_config(
+        str(directory), "http://clearml.demo", "http://scaleway.demo", PROJECT
+    )
+    for queue in plain["queues"].values():
+        del queue["name"]
+    content = yaml.safe_dump(plain, sort_keys=False).encode()
+    file = directory / CONFIG
+    file.write_bytes(content)
+    return parse_config(content, str(file), {})
+
+
+async def _account(directory: Path, clock: LoopClock, console: Console) -> None:
+    """What the ledger says, as the command shows it."""
+    books = open_books(str(directory / CONFIG), {"HOME": str(directory)})
+    days = parse_period(_days(clock.now()), clock.now())
+    table = Format.TABLE
+    await cost(books, days, clock, console, by=By.USER, format_=table, always_on=None)
+
+
+def _days(now: datetime) -> str:
+    """All of them, as `--since` takes it."""
+    return f"{VIRTUAL_START.date()}..{now.date()}"
 
 
 class _Daemon:
@@ -194,7 +241,8 @@ class _Daemon:
                 scaleway_transport=InMemoryTransport(self._scaleway),
             ) as services:
                 source = _Fixed(self._config)
-                self.loop = build_loop(source, secrets, services, store, self._clock)
+                ledger = ledger_of(self._config, secrets)
+                self.loop = build_loop(source, secrets, services, store, self._clock, ledger=ledger)
                 self._page.shows(self.loop)
                 await self.loop.prepare()
                 self._begun.set()
@@ -213,12 +261,21 @@ async def _people(
         (lack.to_hours, Availability.AVAILABLE),
     ]
     tasks = []
+    projects = {
+        name: clearml.create_project(name)
+        for name in sorted({each.project for each in sample.SUBMISSIONS})
+    }
     for at_hours, event in sorted(events, key=lambda each: each[0]):
         wait = start + timedelta(hours=at_hours) - clock.now()
         await clock.sleep(max(0.0, wait.total_seconds()))
         if isinstance(event, sample.Submission):
             queue = queue_ids[event.queue]
-            tasks.append(clearml.create_task(event.name, queue, event.hours * 3600))
+            project = projects[event.project]
+            tasks.append(
+                clearml.create_task(
+                    event.name, queue, event.hours * 3600, user=event.user, project=project
+                )
+            )
         else:
             scaleway.set_stock(lack.placement, event)
     return tasks

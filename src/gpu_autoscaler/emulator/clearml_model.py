@@ -79,6 +79,12 @@ class ClearmlModel:
         """A new queue; returns its id."""
         return self.queues.create(name, self.user.id).id
 
+    def create_project(self, name: str) -> str:
+        """A new project; returns its id."""
+        project_id = self.ids.hex(32)
+        self.projects[project_id] = {"id": project_id, "name": name}
+        return project_id
+
     def delete_queue(self, queue_id: str, force: bool = False) -> None:
         """Remove a queue; with `force` its tasks go back to what they were before."""
         queue = self.queues.get(queue_id)
@@ -97,15 +103,17 @@ class ClearmlModel:
         queue: str | None = None,
         duration: float | None = None,
         outcome: Outcome = "completed",
+        user: str = "",
         **extra: Any,
     ) -> str:
-        """A new task, waiting in the queue of this id if one is given; returns its id.
+        """A new task (of the user with this id), waiting in the queue of this id if one is given;
+        returns its id.
 
         `duration`: seconds an emulated machine takes to run it, until this `outcome`. `extra`:
         ClearML's own fields.
         """
         self.timeline.advance()
-        task = self.tasks.create(self.user.id, {"name": name, **extra}, duration)
+        task = self.tasks.create(user or self.user.id, {"name": name, **extra}, duration)
         task.emulated_outcome = outcome
         if queue is not None:
             self.enqueue(task.id, queue)

@@ -16,6 +16,8 @@ class Submission:
     queue: str
     name: str
     hours: float
+    project: str
+    user: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +75,34 @@ _PLAN: dict[str, list[tuple[float, str, float]]] = {
     ],
 }
 
+_PROJECTS = {
+    "language probes": ("Ada", ("tokenizer", "probe", "eval")),
+    "small models": ("Grace", ("lora", "distill")),
+    "vision": ("Alan", ("pretrain", "contrastive", "final")),
+    "large models": ("Katherine", ("shard", "7b", "13b")),
+}
+"""Who works on it, and how the names of its tasks begin."""
+
+
+def _submission(at: float, queue: str, name: str, hours: float) -> Submission:
+    first = name.split(maxsplit=1)[0]
+    project, user = next(
+        (project, user) for project, (user, words) in _PROJECTS.items() if first in words
+    )
+    return Submission(at, queue, name, hours, project, user)
+
+
 SUBMISSIONS = tuple(
     sorted(
         (
-            Submission(at, queue, name, hours)
+            _submission(at, queue, name, hours)
             for queue, rows in _PLAN.items()
             for at, name, hours in rows
         ),
         key=lambda each: each.at_hours,
     )
 )
+TEAM = tuple(sorted({each.user for each in SUBMISSIONS}))
 SHORTAGE = Shortage(Placement("H100-2-80G", PARIS), from_hours=0.0, to_hours=5.0)
 RESTART_AT_HOURS = 9.52
 """The daemon is killed and started again while a machine boots."""
@@ -99,6 +119,7 @@ def sample_config(
         "fleet": "demo",
         "poll_interval": "60s",  # half the work: slow machines too play two days in a minute
         "state_dir": state_dir,
+        "prices": {"address_eur_per_hour": 0},  # the emulated cloud charges none
         "clearml": {"api_host": clearml_url},
         "scaleway": {"project_id": project, "api_url": scaleway_url},
         "queues": {

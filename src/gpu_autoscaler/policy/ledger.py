@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
+from gpu_autoscaler.domain.effects import CreateInstance, StartInstance
 from gpu_autoscaler.domain.ledger import Stretch
 from gpu_autoscaler.domain.lifecycle import BILLED
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.memory import InstanceMemory, Memory, Pending
+from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import ServerState
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.state import Fact
@@ -43,9 +44,10 @@ def book(fleet: Fleet) -> Books:
     """Follow every instance, and end the stretches that are over."""
     ended: list[Stretch] = []
     instances: dict[str, InstanceMemory] = {}
+    launches = _launches(fleet)
     for server_id, fact in fleet.facts.items():
         known = fact.memory
-        lasting = _follow(fleet, fact, ended)
+        lasting = _follow(fleet, fact, launches, ended)
         if lasting is not known.stretch:
             volume = known.volume_eur_per_hour or _volume_eur_per_hour(fleet, fact)
             known = replace(known, stretch=lasting, volume_eur_per_hour=volume)
@@ -77,15 +79,47 @@ def lasting(memory: Memory) -> tuple[Stretch, ...]:
     )
 
 
-def _follow(fleet: Fleet, fact: Fact, ended: list[Stretch]) -> Stretch:
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """A creation or a start that lately was, or is, under way."""
+
+    key: str
+    at: datetime
+    """From when on the machine is billed; as long as nobody knows, when it was decided."""
+    accepted: bool
+
+
+def _launches(fleet: Fleet) -> dict[str, _Launch]:
+    """By effect key, with those that ended since the last cycle: they may be forgotten by now."""
+    found = {
+        key: _Launch(key, each.effective_at or each.decided_at, each.done)
+        for key, each in fleet.memory.pending.items()
+        if key.startswith(("create:", "start:"))
+    }
+    for outcome in fleet.world.outcomes:
+        effect = outcome.effect
+        if outcome.failure is None and isinstance(effect, CreateInstance | StartInstance):
+            at = outcome.powered_on_at or outcome.at
+            found[effect.key] = _Launch(effect.key, at, accepted=True)
+    return found
+
+
+def _of(launches: Mapping[str, _Launch], fact: Fact) -> _Launch | None:
+    return launches.get(f"start:{fact.instance.id}") or launches.get(f"create:{fact.name}")
+
+
+def _follow(
+    fleet: Fleet, fact: Fact, launches: Mapping[str, _Launch], ended: list[Stretch]
+) -> Stretch:
     """What lasts now; `ended` gets what does not."""
-    before = fact.memory.stretch or _first(fleet, fact)
-    state = _state(fleet, fact, before)
+    launch = _of(launches, fact)
+    before = fact.memory.stretch or _first(fleet, fact, launch)
+    state = _state(fleet, fact, launch, before)
     claims = fact.claims if state is S.RUNNING_TASK else ()
     if state is before.state and before.tasks.keys() == set(claims):
         return _goes_on(fleet, before, ended)
     on = state in _ON
-    at = fleet.now if on is before.powered else _power_changed_at(fleet, fact)
+    at = fleet.now if on is before.powered else _power_changed_at(fact, launch)
     at = max(before.since, min(at, fleet.now))
     ended += _ended(fleet, before, at, goes_on=on and before.powered)
     names = {task.id: task.name for task in fleet.world.clearml.open_tasks} if claims else {}
@@ -114,11 +148,10 @@ def _goes_on(fleet: Fleet, before: Stretch, ended: list[Stretch]) -> Stretch:
     return before
 
 
-def _first(fleet: Fleet, fact: Fact) -> Stretch:
+def _first(fleet: Fleet, fact: Fact, launch: _Launch | None) -> Stretch:
     """Of an instance that the ledger does not know: it begins switched off, when it was made; or,
     where it is stopped or was adopted, with what is known of its present state."""
     known, instance = fact.memory, fact.instance
-    launch = _launch(fleet, fact)
     fresh = launch is not None or fact.state in (S.PROVISIONING, S.STARTING, S.INITIALIZING)
     since = known.state_since if fact.state in (S.STOPPED, S.DELETING) else known.booted_at
     since = min(instance.created_at if fresh else since, fleet.now)
@@ -136,29 +169,22 @@ def _first(fleet: Fleet, fact: Fact) -> Stretch:
     )
 
 
-def _state(fleet: Fleet, fact: Fact, before: Stretch) -> S:
+def _state(fleet: Fleet, fact: Fact, launch: _Launch | None, before: Stretch) -> S:
     """Its state; but until a launch has ended, nobody knows from when on it is billed."""
     if fact.state not in _ON or before.powered:
         return fact.state
-    launch = _launch(fleet, fact)
     if launch is not None and launch.key in fleet.world.in_flight:
         return before.state
     off = fact.instance.state is ServerState.STOPPED
-    return before.state if off and not (launch and launch.done) else fact.state
+    return before.state if off and not (launch and launch.accepted) else fact.state
 
 
-def _power_changed_at(fleet: Fleet, fact: Fact) -> datetime:
-    launch = _launch(fleet, fact)
+def _power_changed_at(fact: Fact, launch: _Launch | None) -> datetime:
     if fact.state in _ON and launch is not None:
-        return launch.effective_at or launch.decided_at
+        return launch.at
     if fact.state in _ON and fact.memory.stretch is None:
         return fact.memory.booted_at
     return fact.instance.modified_at
-
-
-def _launch(fleet: Fleet, fact: Fact) -> Pending | None:
-    pending = fleet.memory.pending
-    return pending.get(f"start:{fact.instance.id}") or pending.get(f"create:{fact.name}")
 
 
 def _ended(fleet: Fleet, last: Stretch, at: datetime, *, goes_on: bool = False) -> list[Stretch]:

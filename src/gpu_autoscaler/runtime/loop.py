@@ -254,8 +254,6 @@ class Loop:
             self._executor.submit(
                 Orders(made.effects, made.memory.queue_ids, bootstrap, stuck, stored)
             )
-            if self._books is not None and stored:
-                self._memory = await self._books.keep(made.memory, world.clearml)
         else:
             # without a lease nothing is begun, nor what could not be remembered on a disk: a
             # crash would double or leak it
@@ -267,6 +265,8 @@ class Loop:
             now, world, made, config, acts, began, ended, stood_before=memory.episodes
         )
         self._on_cycle(self.last)
+        if acts and stored and self._books is not None:
+            self._memory = await self._books.keep(made.memory, world.clearml)
         return self.last
 
     def _answer(
