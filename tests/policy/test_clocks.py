@@ -12,6 +12,7 @@ from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, Powe
 from gpu_autoscaler.domain.model import ClearmlView, Placement
 from gpu_autoscaler.policy.clocks import by_present_clock
 from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
+from tests.store.test_ledger import stretch
 
 HERE = Placement(TYPE, ZONE)
 BEFORE = START - minutes(20)
@@ -85,3 +86,17 @@ def test_what_is_timed_by_others_stays() -> None:
     there = moved.instances["id-m1"]
     assert (there.fast_failures, there.failures_from) == ((BEFORE, START), START)
     assert there.last_seen == memory.instances["id-m1"].last_seen
+
+
+def test_what_the_ledger_has_does_not_move() -> None:
+    lasting = stretch()
+    memory = Memory(
+        instances={"id-m1": known(stretch=lasting)},
+        unbooked=(lasting,),
+        booked_until={"id-m1": START},
+        planned_at=START,
+    )
+    moved = seen(memory, START + minutes(5), minutes(-5))
+    assert moved.planned_at == START + minutes(5)
+    assert moved.instances["id-m1"].stretch == lasting
+    assert (moved.unbooked, moved.booked_until) == (memory.unbooked, memory.booked_until)

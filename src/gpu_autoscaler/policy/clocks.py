@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 _BY_OTHER_CLOCKS = (PowerOff, Instance, Stretch)
 """By ClearML's, and by Scaleway's; what is being written to the ledger must stay the same."""
-_BY_CLEARML = frozenset({"fast_failures", "failures_from"})
+_FIXED = frozenset({"fast_failures", "failures_from", "booked_until"})
+"""By ClearML's clock, and what the ledger says."""
 
 
 def by_present_clock(memory: Memory, world: World, now: datetime) -> Memory:
@@ -45,7 +46,7 @@ def _moved(value: T, by: timedelta) -> T:
     elif isinstance(value, tuple):
         found = tuple(_moved(each, by) for each in value)
     elif is_dataclass(value):
-        names = (field.name for field in fields(value) if field.name not in _BY_CLEARML)
+        names = (field.name for field in fields(value) if field.name not in _FIXED)
         parts = {name: _moved(getattr(value, name), by) for name in names}
         found = replace(value, **parts)  # type: ignore[type-var]
     return found  # type: ignore[no-any-return]
