@@ -6,20 +6,20 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from gpu_autoscaler.config.hours import WindowConfig, WorkingHoursConfig
 from gpu_autoscaler.config.load import load_config
 from gpu_autoscaler.config.models import (
     AgentConfig,
-    BudgetConfig,
     ChannelConfig,
     ClearmlConfig,
     Config,
     PlacementConfig,
-    PricesConfig,
     QueueConfig,
     ScalewayConfig,
     StoreConfig,
     VolumeConfig,
 )
+from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -89,6 +89,8 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         ChannelConfig,
         PricesConfig,
         BudgetConfig,
+        WorkingHoursConfig,
+        WindowConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:

@@ -16,7 +16,7 @@ from gpu_autoscaler.emulator.machines import EmulatedMachines, Habit
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import Server
 from gpu_autoscaler.emulator.timeline import Timeline
-from gpu_autoscaler.runtime.clock import LoopClock
+from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock
 from gpu_autoscaler.runtime.execute import LiveExecutor
 from gpu_autoscaler.runtime.loop import Loop
 from gpu_autoscaler.runtime.observe import Observer
@@ -82,8 +82,10 @@ class PlainBootstrap:
 class World:
     """Emulated services, machines and a daemon that can be killed and started again."""
 
-    def __init__(self, cfg: Config | None = None, **queue: Any) -> None:
-        self.clock = LoopClock()
+    def __init__(
+        self, cfg: Config | None = None, *, start: datetime = VIRTUAL_START, **queue: Any
+    ) -> None:
+        self.clock = LoopClock(start)
         self.timeline = Timeline(self.clock)
         self.clearml = ClearmlModel(self.timeline, CountingIds())
         self.habits: list[Habit] = []

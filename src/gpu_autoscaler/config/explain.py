@@ -8,22 +8,22 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from gpu_autoscaler.config.base import CROSS_FIELD
 from gpu_autoscaler.config.document import Document
 from gpu_autoscaler.config.fields import looks_secret
+from gpu_autoscaler.config.hours import WindowConfig, WorkingHoursConfig
 from gpu_autoscaler.config.models import (
-    CROSS_FIELD,
     AgentConfig,
-    BudgetConfig,
     ChannelConfig,
     ClearmlConfig,
     Config,
     PlacementConfig,
-    PricesConfig,
     QueueConfig,
     ScalewayConfig,
     StoreConfig,
     VolumeConfig,
 )
+from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.problems import KeyPath
 from gpu_autoscaler.config.secrets import PREFIX, SECRET_VARIABLES
 
@@ -41,6 +41,8 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     ("queues", "*", "placements", "*"): PlacementConfig,
     ("queues", "*", "placements", "*", "volume"): VolumeConfig,
     ("queues", "*", "budgets", "*"): BudgetConfig,
+    ("queues", "*", "working_hours"): WorkingHoursConfig,
+    ("queues", "*", "working_hours", "windows", "*"): WindowConfig,
     ("queues", "*", "volume"): VolumeConfig,
     ("queues", "*", "agent"): AgentConfig,
 }
@@ -51,6 +53,10 @@ _REQUIRED = {
     "scaleway": "with project_id, unless the scw configuration file has a default_project_id",
     "project_id": "here, or as default_project_id in the scw configuration file",
     "bucket": "the name of a bucket that exists",
+    "days": "such as mon-fri, or sat,sun",
+    "from": "a time such as 08:00",
+    "to": "a time such as 19:00",
+    "windows": "a list of {days: ..., from: ..., to: ...}",
     "eur": "how many euros the period may cost",
     "per": "day, week or month",
     "url": "where to send to, as ${GPU_AUTOSCALER_NOTIFY_URL}",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpu_autoscaler.config.base import CROSS_FIELD
 from gpu_autoscaler.config.document import Document, Mark, parse_document, read_bytes
 from gpu_autoscaler.config.explain import report_errors, report_unknown_key
 from gpu_autoscaler.config.fields import looks_secret
@@ -16,7 +17,7 @@ from gpu_autoscaler.config.machine import (
     read_scw_profile,
     scw_config_path,
 )
-from gpu_autoscaler.config.models import CROSS_FIELD, Config, QueueConfig
+from gpu_autoscaler.config.models import Config, QueueConfig
 from gpu_autoscaler.config.problems import ConfigError, KeyPath, Problem
 from gpu_autoscaler.config.secrets import PREFIX
 

@@ -12,8 +12,6 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -21,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from gpu_autoscaler.config.base import CROSS_FIELD, Settings
 from gpu_autoscaler.config.fields import (
     ChannelUrl,
     Count,
@@ -37,12 +36,11 @@ from gpu_autoscaler.config.fields import (
     looks_secret,
     matching,
 )
+from gpu_autoscaler.config.hours import WorkingHoursConfig
+from gpu_autoscaler.config.money import BudgetConfig, Price, PricesConfig, one_for_each_period
 from gpu_autoscaler.config.units import format_duration, format_size
 from gpu_autoscaler.domain.episodes import Severity
 from gpu_autoscaler.domain.model import Placement
-
-CROSS_FIELD = "cross_field"
-"""Type of an error about two keys that contradict each other."""
 
 MIN_VOLUME_BYTES = 20 * 10**9
 """Size of the GPU images' own snapshot: a smaller root volume is refused by Scaleway."""
@@ -61,10 +59,6 @@ what it did last (30 s)."""
 MAX_LEASE = timedelta(hours=1)
 """So long does nobody act after a crash; anything longer is a slip."""
 
-MIN_BILLING_UNIT = timedelta(seconds=1)
-MAX_BILLING_UNIT = timedelta(hours=1)
-"""Scaleway once billed most machines so."""
-
 MIN_POLLS_PER_LEASE = 4
 """Its holder trusts two thirds of a lease: then one save may fail, and the next is in time."""
 
@@ -72,21 +66,10 @@ KEY = r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*"
 """Of an object: what no client and no service spells differently."""
 
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-"""Of euros; nothing is an amount, too."""
-
-Share = Annotated[float, Field(gt=0, lt=100, allow_inf_nan=False)]
-
 Zone = Annotated[str, matching(r"[a-z]{2}-[a-z]{3}-[1-9]", "a zone looks like fr-par-2")]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
-    )
-
-
-class VolumeConfig(_Settings):
+class VolumeConfig(Settings):
     """The block volume that an instance boots from."""
 
     size: Size = 200 * 10**9
@@ -105,10 +88,9 @@ class VolumeConfig(_Settings):
 ImageLabel = Annotated[
     str, matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a label looks like ubuntu_jammy_gpu_os_12")
 ]
-Price = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class PlacementConfig(_Settings):
+class PlacementConfig(Settings):
     """A placement, with what differs there from what its queue says; None: nothing."""
 
     type: Annotated[str, matching(r"[A-Z][A-Z0-9]*(-[A-Z0-9]+)+", "a type looks like H100-1-80G")]
@@ -148,7 +130,7 @@ class Machine:
     """EUR; None: it may cost anything."""
 
 
-class AgentConfig(_Settings):
+class AgentConfig(Settings):
     """How the clearml-agent on an instance is installed and run."""
 
     version: Annotated[
@@ -191,25 +173,7 @@ class AgentConfig(_Settings):
         return tuple(v for k, v in self.environment.items() if v and looks_secret(k))
 
 
-class BudgetConfig(_Settings):
-    """What a day, a week or a month may cost. Euros, without tax; periods begin at midnight UTC."""
-
-    eur: float = Field(gt=0, allow_inf_nan=False)
-    per: Literal["day", "week", "month"]
-    alert_at: tuple[Share, ...] = (80,)
-    """Percent of it at which people are told; they are told at the cap as well."""
-    at_cap: Literal["block", "alert"] = "block"
-    """Nothing is launched and no task pulled until the next period; or people are told alone."""
-
-
-def _one_for_each_period(budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
-    periods = [budget.per for budget in budgets]
-    if len(set(periods)) < len(periods):
-        raise ValueError("two budgets for the same period: the smaller one alone would count")
-    return budgets
-
-
-class QueueConfig(_Settings):
+class QueueConfig(Settings):
     """One queue with the defaults merged in."""
 
     name: QueueName
@@ -239,6 +203,8 @@ class QueueConfig(_Settings):
     idle_action: Literal["stop", "delete"] = "stop"
     budgets: tuple[BudgetConfig, ...] = ()
     """For this queue alone."""
+    working_hours: WorkingHoursConfig | None = None
+    """When other bounds and timeouts are in force."""
     volume: VolumeConfig = VolumeConfig()
     scratch: Size = 0
     """Bytes of fast local storage, emptied at every stop; 0 for none."""
@@ -280,7 +246,7 @@ class QueueConfig(_Settings):
     @field_validator("budgets")
     @classmethod
     def _one_per_period(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
-        return _one_for_each_period(budgets)
+        return one_for_each_period(budgets)
 
     @field_validator("max_instances")
     @classmethod
@@ -294,27 +260,30 @@ class QueueConfig(_Settings):
             )
         return maximum
 
-
-class PricesConfig(_Settings):
-    """What Scaleway's API does not say about money. Euros, without tax."""
-
-    volume_eur_per_gb_hour: Amount = 0.000118
-    """Of a root volume: 8.6 cents per GB and month. An assumption: look at your invoice."""
-    address_eur_per_hour: Amount = 0.004
-    """Of the public address that a machine has while it is on (Scaleway's price of 2025)."""
-    billing_unit: Duration = timedelta(minutes=1)
-    """A power-on is billed in whole ones."""
-
-    @field_validator("billing_unit")
+    @field_validator("working_hours")
     @classmethod
-    def _longer_than_nothing(cls, unit: timedelta) -> timedelta:
-        if not MIN_BILLING_UNIT <= unit <= MAX_BILLING_UNIT:
-            bounds = map(format_duration, (MIN_BILLING_UNIT, MAX_BILLING_UNIT))
-            raise ValueError(" to ".join(bounds) + " is allowed")
-        return unit
+    def _bounds_fit(
+        cls, hours: WorkingHoursConfig | None, info: ValidationInfo
+    ) -> WorkingHoursConfig | None:
+        for window in hours.windows if hours else ():
+            least = window.min_instances
+            least = info.data.get("min_instances", 0) if least is None else least
+            most = window.max_instances
+            most = info.data.get("max_instances", least) if most is None else most
+            if most < least:
+                raise ValueError(
+                    f"in {window}, max_instances ({most}) is below min_instances ({least})"
+                )
+        return hours
+
+    @property
+    def most_min_instances(self) -> int:
+        """The largest minimum that is ever in force."""
+        windows = self.working_hours.windows if self.working_hours else ()
+        return max(self.min_instances, *(each.min_instances or 0 for each in windows), 0)
 
 
-class ClearmlConfig(_Settings):
+class ClearmlConfig(Settings):
     """Where ClearML is."""
 
     api_host: Url = "https://api.clear.ml"
@@ -344,7 +313,7 @@ class ClearmlConfig(_Settings):
         return None
 
 
-class ScalewayConfig(_Settings):
+class ScalewayConfig(Settings):
     """Which Scaleway project the instances live in."""
 
     project_id: Uuid
@@ -354,7 +323,7 @@ class ScalewayConfig(_Settings):
     the project's default group of their zone."""
 
 
-class StoreConfig(_Settings):
+class StoreConfig(Settings):
     """Object storage for the memory and the lease."""
 
     bucket: Annotated[
@@ -388,7 +357,7 @@ class StoreConfig(_Settings):
         return endpoint
 
 
-class ChannelConfig(_Settings):
+class ChannelConfig(Settings):
     """Where people are told what is wrong."""
 
     url: ChannelUrl = Field(repr=False)
@@ -397,7 +366,7 @@ class ChannelConfig(_Settings):
     """What matters less is not told there."""
 
 
-class Config(_Settings):
+class Config(Settings):
     """Everything one deployment of the daemon was told."""
 
     fleet: Name
@@ -429,7 +398,7 @@ class Config(_Settings):
     @field_validator("budgets")
     @classmethod
     def _one_per_period(cls, budgets: tuple[BudgetConfig, ...]) -> tuple[BudgetConfig, ...]:
-        return _one_for_each_period(budgets)
+        return one_for_each_period(budgets)
 
     @field_validator("poll_interval")
     @classmethod
@@ -485,7 +454,7 @@ class Config(_Settings):
                         f"{queue.name} has a placement in {placement.zone}, which "
                         "scaleway.security_group_ids does not name: add its group"
                     )
-        wanted = sum(queue.min_instances for queue in queues.values())
+        wanted = sum(queue.most_min_instances for queue in queues.values())
         if limit is not None and wanted > limit:
             raise ValueError(
                 f"min_instances add up to {wanted}, above the fleet's max_instances ({limit})"

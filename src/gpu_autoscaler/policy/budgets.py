@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
-from gpu_autoscaler.config.models import BudgetConfig, Config
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.money import BudgetConfig
 from gpu_autoscaler.domain.ledger import HOUR, Stretch
 from gpu_autoscaler.domain.memory import Memory
 

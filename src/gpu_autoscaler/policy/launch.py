@@ -19,6 +19,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy import place
 from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.hours import note
 from gpu_autoscaler.policy.settings import START_PATIENCE, ZONE_PATIENCE
 from gpu_autoscaler.policy.state import Fact
 
@@ -90,6 +91,7 @@ def launch_all(fleet: Fleet) -> list[QueueDecision]:
 def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
     queue, wanted = need_.queue, need_.wanted
     reason, because, launched = _nothing_needed(need_)
+    hours = "" if need_.demand else note(queue, fleet.now)
     if not fleet.world.clearml.complete:
         wanted = 0
         reason, because = (
@@ -124,7 +126,7 @@ def _launch(fleet: Fleet, need_: Need) -> QueueDecision:
             reason, because = step
             break
         launched += 1
-        reason, because = why, _sentence(need_, launched)
+        reason, because = why, _sentence(need_, launched) + hours
     return QueueDecision(
         queue=queue.name,
         reason=reason,
@@ -214,7 +216,8 @@ def _limit(fleet: Fleet, queue: QueueConfig) -> tuple[Reason, str] | None:
     """The bound that forbids one more billed instance, with its sentence; None when none does."""
     billed = fleet.billed(queue.name)
     if billed >= queue.max_instances:
-        return Reason.MAX_INSTANCES, f"{billed} of max_instances = {queue.max_instances} are billed"
+        text = f"{billed} of max_instances = {queue.max_instances} are billed"
+        return Reason.MAX_INSTANCES, text + note(queue, fleet.now)
     half_made = sum(fact.abandoned for fact in fleet.of_queue(queue.name))
     if half_made and billed + half_made >= queue.max_instances:
         # or one would be added every few minutes while none can be removed

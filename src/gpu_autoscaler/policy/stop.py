@@ -15,6 +15,7 @@ from gpu_autoscaler.domain.memory import InstanceMemory
 from gpu_autoscaler.domain.model import BOOT_FAILED, TaskStatus
 from gpu_autoscaler.policy import guard
 from gpu_autoscaler.policy.fleet import Fleet
+from gpu_autoscaler.policy.hours import note
 from gpu_autoscaler.policy.settings import (
     CLOCK_MARGIN,
     FAST_FAILURE,
@@ -122,6 +123,7 @@ def _stop_idle(fleet: Fleet, name: str, stuck: frozenset[str]) -> None:
             )
         elif spare <= 0 and fact.serves:
             text = f"idle, kept by min_instances = {fewest}"
+            text += note(queue, fleet.now) if queue else ""
             fleet.verdicts[fact.instance.id] = (Reason.MIN_INSTANCES, text)
         elif excess > 0:
             why = f"{staying} of at most {staying - excess} are billed"

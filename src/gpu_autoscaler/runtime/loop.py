@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.episodes import Episode
 from gpu_autoscaler.domain.errors import LeaseLost, StateRefused
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.requests import Answer, Request
+from gpu_autoscaler.policy.hours import in_force
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.rescue import stuck_tasks
@@ -206,6 +207,7 @@ class Loop:
     async def look(self, memory: Memory | None) -> Cycle:
         """Observe and decide, from this memory; nothing is kept, said or begun."""
         config, bootstrap = self._in_force()
+        config = in_force(config, self._clock.now())
         world = await self._observer.observe(
             memory or Memory(), config, bootstrap, (), lost_memory=memory is None
         )
@@ -220,6 +222,7 @@ class Loop:
         began = self._clock.monotonic()
         await self._refresh()
         config, bootstrap = self._in_force()
+        config = in_force(config, self._clock.now())
         self._executor.lease_changed()  # after a suspend of the machine it is shorter than it was
         if not self._leads:
             await self._look_for_lease_again()
