@@ -11,6 +11,7 @@ from gpu_autoscaler.domain.memory import InstanceMemory, Memory, PowerOff
 from gpu_autoscaler.policy.lost import watched
 from gpu_autoscaler.policy.rescue import unremembered
 from gpu_autoscaler.policy.state import Fact
+from tests.policy.test_plan import pending
 from tests.policy.test_rescue_rules import DOWN, HOUR_AGO, REQUEUE, ours
 from tests.policy.worlds import (
     QUEUE,
@@ -24,6 +25,7 @@ from tests.policy.worlds import (
     minutes,
     registered,
     seconds,
+    task,
 )
 
 
@@ -136,3 +138,19 @@ def test_what_went_off_after_memory_was_lost_was_not_our_doing(
     one = fact(state="stopped", instance=registered("m1", "stopped", modified_at=went_off))
     memory = Memory(planned_at=START - seconds(30), forgot_at=went_off - forgot)
     assert ("m1" in unremembered(fleet(one, memory=memory))) is ours_too
+
+
+@pytest.mark.parametrize(
+    ("missed", "machine", "lost"),
+    [(True, "m9", True), (False, "m9", False), (True, "m8", False), (True, None, False)],
+)
+def test_one_that_was_made_and_put_to_work_and_removed_before_anybody_looked(
+    missed: bool, machine: str | None, lost: bool
+) -> None:
+    made = pending("create:m9", name="m9", missed=missed)
+    memory = Memory(planned_at=START - seconds(30), pending={made.key: made})
+    runs = task("t1", "in_progress", machine)
+    there = fleet(memory=memory, settings=REQUEUE, open_tasks=(runs,))
+    off = PowerOff(QUEUE, START, ours=False, at_work_at=made.decided_at)
+    assert watched(there, {}) == ({"m9": off} if lost else {})
+    assert watched(fleet(memory=memory, open_tasks=(runs,)), {}) == {}

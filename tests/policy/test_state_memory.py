@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
-from gpu_autoscaler.domain.memory import InstanceMemory
+from gpu_autoscaler.domain.memory import InstanceMemory, PowerOff
 from gpu_autoscaler.domain.model import (
     Instance,
     Queue,
@@ -331,3 +331,23 @@ def test_whether_it_asks_its_queue(
 ) -> None:
     agents = [worker(10, queue_ids=ids) for ids in asked]
     assert joined(registered("m1"), known(), workers=agents, queues=queues).serves is serves
+
+
+@pytest.mark.parametrize(
+    ("came", "reported", "off"),
+    [
+        (3600, 10, False),  # its agent reports on: somebody changed a tag
+        (3600, 90, True),  # not since then
+        (30, 10, True),  # another boot's
+    ],
+)
+def test_a_power_off_that_nobody_heard_of_is_told_from_a_tag(
+    came: float, reported: float, off: bool
+) -> None:
+    changed_at = START - seconds(60)
+    there = registered("m1", modified_at=changed_at)
+    stopping = PowerOff(QUEUE, START - minutes(5))
+    agent = worker(reported, registered_at=START - seconds(came))
+    memory = known(last_seen=there, last_report_at=START - minutes(6))
+    found = joined(there, memory, workers=[agent], power_offs={"m1": stopping}).memory
+    assert (found.booted_at != memory.booted_at) is off

@@ -47,6 +47,15 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
             # it came and went while nobody could keep a memory
             since = went_off - GOING_OFF
             found[fact.name] = PowerOff(queue.name, went_off, ours=False, at_work_at=since)
+    at_work = {task.machine for task in fleet.world.clearml.open_tasks}
+    for pending in fleet.memory.pending.values():
+        queue = fleet.queue(pending.queue)
+        unseen = pending.missed and pending.name in at_work - fleet.by_name.keys()
+        if unseen and pending.name not in found and queue and queue.on_lost == "requeue":
+            # made, put to work and removed, all before anybody looked
+            since = pending.decided_at + fleet.world.clearml.skew
+            off = PowerOff(queue.name, fleet.clearml_now, ours=False, at_work_at=since)
+            found[pending.name] = off
     return found
 
 

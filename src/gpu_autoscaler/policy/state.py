@@ -212,12 +212,15 @@ class Join:
 
     def _went_off(self, known: InstanceMemory) -> bool:
         """Whether our power-off, of whose end nobody heard, was followed by somebody's power-on
-        before anybody looked: Scaleway has changed it since. (A tag would do that too; then its
-        next report shows that it works.)"""
-        off = self._memory.power_offs.get(known.last_seen.name)
+        before anybody looked: Scaleway has changed it since. A tag would do that too; but then the
+        agent that was there before reports on."""
+        there = known.last_seen
+        off, changed_at = self._memory.power_offs.get(there.name), there.modified_at
         if off is None or off.accepted or not off.ours:
             return False
-        return known.last_seen.modified_at > max(off.decided_at, known.booted_at)
+        workers = self._workers.get(there.name, ())
+        reports_on = any(w.registered_at < changed_at < w.last_report_at for w in workers)
+        return changed_at > max(off.decided_at, known.booted_at) and not reports_on
 
     def _restarted_at(self, instance: Instance) -> datetime:
         """When somebody restarted it between two looks, which a silent store may hold apart: at the
