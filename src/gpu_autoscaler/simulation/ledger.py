@@ -19,12 +19,15 @@ TICK = timedelta(milliseconds=1)
 
 
 def stretches(world: "World", until: datetime) -> list[Stretch]:
-    """Everything that is written, or that the last daemon remembers, up to now."""
+    """Everything that is written, or that the daemon that acts remembers, up to now."""
     found: list[Stretch] = []
     for name, page in world.ledger_pages.items():
         if page.blob is not None:
             found += parse(date.fromisoformat(name[:10]), page.blob.content, name).stretches
-    memory = world.daemons[-1].loop.memory
+    acting = next(
+        (each for each in reversed(world.daemons) if each.lives and each.loop.leads), None
+    )
+    memory = acting.loop.memory if acting is not None else None
     if memory is not None:
         written = {each.key for each in found}
         found += [each for each in memory.unbooked if each.key not in written]
