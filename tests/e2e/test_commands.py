@@ -1,8 +1,11 @@
 """What every command owes a person: help with an example, honest exit codes, a demo that works."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +27,7 @@ pytestmark = pytest.mark.e2e
 
 COMMANDS = (
     *("run", "plan", "status", "explain", "check", "render", "down", "notify"),
-    *("demo", "simulate", "emulate"),
+    *("demo", "simulate", "emulate", "cost"),
 )
 DEMO_PATIENCE_SECONDS = 500.0
 """It takes 40 s of processor time, whatever else the machine has to do."""
@@ -84,7 +87,8 @@ async def test_bad_usage_is_2_with_a_sentence(tmp_path: Path, words: str) -> Non
 
 @in_real_time
 async def test_the_demo_runs_to_its_end_and_keeps_its_promises(tmp_path: Path) -> None:
-    words = (str(TOOLS / "gpu-autoscaler"), "demo", "--json", "--speed", "1e9")
+    kept = tmp_path / "kept"
+    words = (str(TOOLS / "gpu-autoscaler"), "demo", "--json", "--speed", "1e9", "--keep", str(kept))
     environment = clean_environment(tmp_path)
     ended = await process(*words, environment=environment, patience=DEMO_PATIENCE_SECONDS)
     assert (ended.code, ended.err) == (0, "")
@@ -102,6 +106,35 @@ async def test_the_demo_runs_to_its_end_and_keeps_its_promises(tmp_path: Path) -
     assert 0 < summary["cost_eur"] < summary["always_on_cost_eur"]
     saved = 100 * (1 - summary["cost_eur"] / summary["always_on_cost_eur"])
     assert summary["saving_percent"] == pytest.approx(saved, abs=0.1)
+    await _the_ledger_agrees(kept, summary, environment)
+
+
+async def _the_ledger_agrees(kept: Path, summary: dict[str, Any], environment: Any) -> None:
+    """With the emulated cloud's own bill, to the cent, whatever the rows stand for."""
+    for by in ("task", "user", "project", "queue", "type", "day"):
+        words = f"cost --config {kept}/queues.yaml --since {summary['days']} --by {by}".split()
+        as_json = await gpu_autoscaler(*words, "--format", "json", env=environment)
+        assert (as_json.code, as_json.err) == (0, "")
+        report = json.loads(as_json.out)
+        assert round(report["total"]["eur"], 2) == round(summary["cost_eur"], 2), by
+        rows = [*report["rows"], *report["overhead"]]
+        assert sum(row["eur"] for row in rows) == pytest.approx(report["total"]["eur"], abs=0.005)
+    tasks = await gpu_autoscaler(
+        "cost",
+        *f"--config {kept}/queues.yaml --since {summary['days']} --by task --format csv".split(),
+        env=environment,
+    )
+    table = list(csv.DictReader(io.StringIO(tasks.out.removeprefix("\ufeff"))))
+    named = {row["name"]: row for row in table}
+    assert {"7b run", "probe layer 12", "pretrain seed 1"} <= named.keys()
+    assert named["7b run"]["user"] == "Katherine"
+    assert named["7b run"]["project"] == "large models"
+    shown = await gpu_autoscaler(*words[:-1], "user", env=environment)
+    assert "Katherine" in shown.out
+    assert "Overhead: idle" in shown.out
+    again = await gpu_autoscaler("demo", "--json", "--keep", str(kept), env=environment)
+    assert again.code == 2
+    assert "it exists; name a new directory" in again.err.replace("\n", " ")
 
 
 @in_real_time
