@@ -19,9 +19,9 @@ resource "scaleway_iam_policy" "daemon" {
       "InstancesFullAccess",
       # Tags, lists and deletes their volumes: deleting a server leaves its block volume, billed.
       "BlockStorageFullAccess",
-      # Reads the configuration, the memory and the lease.
+      # Reads the configuration, the memory, the lease and the ledger.
       "ObjectStorageObjectsRead",
-      # Writes the memory and the lease. Nothing in the bucket is ever deleted by the daemon.
+      # Writes the memory, the lease and the ledger. Nothing in the bucket is ever deleted by the daemon.
       "ObjectStorageObjectsWrite",
     ]
   }

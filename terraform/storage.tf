@@ -1,4 +1,4 @@
-# The daemon's memory, its lease, and its configuration. Not versioned: the lease is written anew
+# The daemon's memory, lease, ledger and configuration. Not versioned: the lease is written anew
 # every few seconds, and all of it can be made again.
 resource "scaleway_object_bucket" "main" {
   name          = local.unique_name

@@ -15,9 +15,11 @@ from gpu_autoscaler.domain.memory import SCHEMA_VERSION, Kept, Memory
 from gpu_autoscaler.runtime.clock import LoopClock, SystemClock
 from gpu_autoscaler.store.bucket import Conflict
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
+from gpu_autoscaler.store.ledger import BucketSheets, DayLedger
 from gpu_autoscaler.store.s3 import S3Bucket
 from tests.store import server as storage
 from tests.store.server import BUCKET, REGION
+from tests.store.test_ledger import DAY, stretch, task
 
 T = TypeVar("T")
 
@@ -223,3 +225,22 @@ def test_a_race_on_the_server_is_a_conflict() -> None:
 def test_it_does_not_show_its_keys(endpoint: str) -> None:
     there = bucket(endpoint)
     assert "hidden" not in f"{there!r} {vars(there)!r} {there._store.config}".lower()
+
+
+def test_the_ledger_is_beside_the_memory(endpoint: str) -> None:
+    def ledger() -> DayLedger:
+        return DayLedger(
+            BucketSheets(lambda name: bucket(endpoint, key=f"gpu-autoscaler/lab/{name}"))
+        )
+
+    async def scene() -> None:
+        one, other = ledger(), ledger()
+        await one.add([stretch()], [])
+        await other.add([stretch(1)], [task()])
+        await one.add([stretch(2)], [])  # what it read last is not the newest any more
+        page = await ledger().read(DAY)
+        assert page.stretches == tuple(map(stretch, range(3)))
+        assert (page.tasks, page.problems) == ((task(),), ())
+        assert (await ledger().read(DAY + timedelta(days=1))).records == ()
+
+    asyncio.run(scene())
