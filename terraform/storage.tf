@@ -1,5 +1,5 @@
 # The daemon's memory, lease, ledger and configuration. Not versioned: the lease is written anew
-# every few seconds, and all of it can be made again.
+# every few seconds, and lines are only ever added to the ledger.
 resource "scaleway_object_bucket" "main" {
   name          = local.unique_name
   project_id    = local.project_id
