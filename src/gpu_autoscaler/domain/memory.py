@@ -205,7 +205,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What this month has cost so far, by Scaleway's own hourly prices, without storage."""
+    """What this month has cost so far."""
 
     month: str
     """For example 2026-11, UTC."""

@@ -65,12 +65,11 @@ def standings(
     wanted += [(name, each) for name, queue in config.queues.items() for each in queue.budgets]
     if not wanted:
         return ()
-    lasting = [known.stretch for known in memory.instances.values() if known.stretch is not None]
-    rates = _sums(lasting, lambda each: _eur_per_hour(each, prices))
+    rates = _sums(_lasting(memory), lambda each: _eur_per_hour(each, prices))
     spent: dict[str, dict[str, float]] = {}
     for per in {budget.per for _, budget in wanted}:
         since, _ = period(per, now)
-        spent[per] = _spent(memory, lasting, prices, since, now)
+        spent[per] = spent_since(memory, prices, since, now)
     found = []
     for queue, budget in wanted:
         since, until = period(budget.per, now)
@@ -104,14 +103,10 @@ def period(per: str, now: datetime) -> tuple[datetime, datetime]:
     return first, (first + timedelta(days=32)).replace(day=1)
 
 
-def _spent(
-    memory: Memory,
-    lasting: Iterable[Stretch],
-    prices: Mapping[str, float],
-    since: datetime,
-    now: datetime,
+def spent_since(
+    memory: Memory, prices: Mapping[str, float], since: datetime, now: datetime
 ) -> dict[str, float]:
-    """Euros by queue from then on."""
+    """Euros by queue, from a midnight on."""
     first_day = since.date().isoformat()
     found: dict[str, float] = {}
     for day, queues in memory.spent.items():
@@ -123,9 +118,13 @@ def _spent(
         begun = min(max(each.since, since), now)
         return _eur_per_hour(each, prices) * ((now - begun) / HOUR)
 
-    for queue, eur in _sums(lasting, so_far).items():
+    for queue, eur in _sums(_lasting(memory), so_far).items():
         found[queue] = found.get(queue, 0.0) + eur
     return found
+
+
+def _lasting(memory: Memory) -> list[Stretch]:
+    return [known.stretch for known in memory.instances.values() if known.stretch is not None]
 
 
 def _eur_per_hour(lasting: Stretch, prices: Mapping[str, float]) -> float:

@@ -7,6 +7,7 @@ from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Account, Said
 from gpu_autoscaler.domain.requests import Answer
+from gpu_autoscaler.policy.budgets import period, spent_since
 from gpu_autoscaler.policy.fleet import Fleet
 
 LAST_SAID = 200
@@ -14,9 +15,6 @@ LAST_SAID = 200
 
 LAST_BOOTS = 10
 """Per placement: the median of so many is what a boot typically takes."""
-
-LONGEST_GAP = timedelta(minutes=10)
-"""Of unobserved time that is still charged at the present rate: after longer ones nobody knows."""
 
 
 def said(fleet: Fleet, answers: tuple[Answer, ...]) -> tuple[Said, ...]:
@@ -55,20 +53,20 @@ def boots(fleet: Fleet) -> dict[str, tuple[float, ...]]:
 
 
 def account(fleet: Fleet) -> Account | None:
-    """This month's cost, with the time since the last cycle at the present rate."""
+    """This month's cost so far, as the ledger has it."""
     if not fleet.world.prices:
         return fleet.memory.account
     month = f"{fleet.now.astimezone(UTC):%Y-%m}"
-    before, last = fleet.memory.account, fleet.memory.planned_at
+    before = fleet.memory.account
     if before is None or before.month != month:
         before = Account(month, fleet.now)
-    gap = timedelta(0) if last is None else min(max(fleet.now - last, timedelta(0)), LONGEST_GAP)
+    since, _ = period("month", fleet.now)
+    eur = sum(spent_since(fleet.memory, fleet.world.prices, since, fleet.now).values())
     at_work = sum(
         fleet.world.prices.get(fact.instance.commercial_type, 0.0)
         for fact in fleet.facts.values()
         if fact.state is S.RUNNING_TASK
     )
-    eur = before.eur + fleet.eur_per_hour() * (gap / timedelta(hours=1))
     return Account(month, before.since, eur, max(before.peak_eur_per_hour, at_work))
 
 

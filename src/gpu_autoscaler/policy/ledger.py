@@ -94,7 +94,7 @@ def _launches(fleet: Fleet) -> dict[str, _Launch]:
     found = {
         key: _Launch(key, each.effective_at or each.decided_at, each.done)
         for key, each in fleet.memory.pending.items()
-        if key.startswith(("create:", "start:"))
+        if key.startswith(("create:", "start:")) and not each.failed
     }
     for outcome in fleet.world.outcomes:
         effect = outcome.effect

@@ -35,7 +35,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """By Scaleway's own hourly prices, machines alone; None while they are unknown."""
+    """By Scaleway's own hourly prices; None while they are unknown. What was spent is with volumes
+    and addresses, as in the ledger; the rate is of machines alone."""
 
     eur_per_hour: float | None
     month: str | None
