@@ -229,9 +229,8 @@ def test_it_does_not_show_its_keys(endpoint: str) -> None:
 
 def test_the_ledger_is_beside_the_memory(endpoint: str) -> None:
     def ledger() -> DayLedger:
-        return DayLedger(
-            BucketSheets(lambda name: bucket(endpoint, key=f"gpu-autoscaler/lab/{name}"))
-        )
+        memory = bucket(endpoint)
+        return DayLedger(BucketSheets(lambda name: memory.at(f"gpu-autoscaler/lab/{name}")))
 
     async def scene() -> None:
         one, other = ledger(), ledger()

@@ -14,7 +14,7 @@ from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.clock import RandomIds
 from gpu_autoscaler.runtime.ports import Store
-from gpu_autoscaler.store.bucket import Bucket, Conflict
+from gpu_autoscaler.store.bucket import Conflict
 from gpu_autoscaler.store.directory import DirectoryStore, ReadOnlyStore
 from gpu_autoscaler.store.lease import LeasedStore, ReadOnlyLeasedStore
 from gpu_autoscaler.store.ledger import BucketSheets, DayLedger, FileSheets
@@ -59,11 +59,8 @@ def ledger_of(config: Config, secrets: Secrets | None) -> DayLedger:
     if settings is None or secrets is None:
         return DayLedger(FileSheets(Path(config.state_dir) / "ledger"))
     folder = (settings.key or "").removesuffix(".json")
-
-    def bucket(name: str) -> Bucket:
-        return bucket_of(settings.model_copy(update={"key": f"{folder}/{name}"}), secrets)
-
-    return DayLedger(BucketSheets(bucket))
+    memory = bucket_of(settings, secrets)
+    return DayLedger(BucketSheets(lambda name: memory.at(f"{folder}/{name}")))
 
 
 async def conditions_hold(setup: Setup, settings: StoreConfig) -> bool:

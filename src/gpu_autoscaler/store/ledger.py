@@ -125,7 +125,6 @@ class BucketSheets:
     def __init__(self, bucket_of: Callable[[str], Bucket]) -> None:
         self._bucket_of = bucket_of
         """By the end of the key."""
-        self._open: dict[date, Bucket] = {}
 
     def place(self, day: date) -> str:
         return self._bucket(day).place
@@ -138,9 +137,7 @@ class BucketSheets:
         return await self._bucket(day).put(content, replaces)
 
     def _bucket(self, day: date) -> Bucket:
-        if day not in self._open:
-            self._open[day] = self._bucket_of(f"{day.isoformat()}.jsonl")
-        return self._open[day]
+        return self._bucket_of(f"{day.isoformat()}.jsonl")
 
 
 def _day_of(record: Record) -> date:

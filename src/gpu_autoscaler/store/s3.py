@@ -3,6 +3,7 @@
 import atexit
 import re
 import threading
+from copy import copy
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,14 @@ class S3Bucket:
             client_options=client,
             retry_config=_RETRY,
         )
-        self._key = key
+        self._bucket, self._key = bucket, key
         self.place = f"s3://{bucket}/{key}"
+
+    def at(self, key: str) -> "S3Bucket":
+        """Another object of the same bucket, through the same client: each has its own pool."""
+        other = copy(self)
+        other._key, other.place = key, f"s3://{self._bucket}/{key}"
+        return other
 
     async def get(self, at_most: int | None = None) -> Blob | None:
         """See `Bucket`. What has more than `at_most` bytes is not downloaded but refused."""
