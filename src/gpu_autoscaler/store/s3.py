@@ -85,19 +85,19 @@ class S3Bucket:
             client_options=client,
             retry_config=_RETRY,
         )
-        self._bucket, self._key = bucket, key
+        self._bucket, self.key = bucket, key
         self.place = f"s3://{bucket}/{key}"
 
     def at(self, key: str) -> "S3Bucket":
         """Another object of the same bucket, through the same client: each has its own pool."""
         other = copy(self)
-        other._key, other.place = key, f"s3://{self._bucket}/{key}"
+        other.key, other.place = key, f"s3://{self._bucket}/{key}"
         return other
 
     async def get(self, at_most: int | None = None) -> Blob | None:
         """See `Bucket`. What has more than `at_most` bytes is not downloaded but refused."""
         try:
-            found = await obstore.get_async(self._store, self._key)
+            found = await obstore.get_async(self._store, self.key)
             if at_most is not None and found.meta["size"] > at_most:
                 raise StoreError(f"{self.place}: is larger than {at_most} bytes")
             content = bytes(await found.bytes_async())
@@ -115,19 +115,19 @@ class S3Bucket:
     async def put(self, content: bytes, replaces: str | None) -> str:
         """See `Bucket`."""
         mode: PutMode = "create" if replaces is None else {"e_tag": replaces}
-        version = await self._write(self._key, content, mode)
+        version = await self._write(self.key, content, mode)
         if version is None:
             raise StoreError(f"{self.place}: may not be written (the reply has no ETag)")
         return version
 
     async def set_aside(self, content: bytes, suffix: str) -> str:
         """See `Bucket`."""
-        await self._write(self._key + suffix, content, "overwrite")
+        await self._write(self.key + suffix, content, "overwrite")
         return self.place + suffix
 
     async def service_time(self) -> datetime:
         """See `Bucket`: a tiny object is written beside the other, and its time read back."""
-        probe = self._key + ".probe"
+        probe = self.key + ".probe"
         await self._write(probe, b"", "overwrite")
         try:
             found = await obstore.head_async(self._store, probe)
