@@ -2,12 +2,13 @@
 
 A window is read off a clock on the wall: when that is set forward, what would begin in the hour
 that it leaves out begins with the next one; when it is set back, the hour that comes twice counts
-as itself both times. So days with a change have windows that are an hour shorter or longer.
+the first time, and the minute before the change lasts through the second: nothing begins or ends
+twice. So days with a change have windows that are an hour shorter or longer.
 """
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -137,7 +138,9 @@ class WorkingHoursConfig(Settings):
         return ""
 
     def _minute(self, now: datetime) -> int:
-        local = now.astimezone(ZoneInfo(self.timezone))
+        zone = ZoneInfo(self.timezone)
+        while (local := now.astimezone(zone)).fold:  # the hour after a clock was set back
+            now -= timedelta(minutes=1)
         return local.weekday() * A_DAY + local.hour * 60 + local.minute
 
 
