@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpu_autoscaler.config.hours import A_WEEK, DAYS, WindowConfig, WorkingHoursConfig, clock
+from gpu_autoscaler.config.hours import (
+    A_WEEK,
+    DAYS,
+    WindowConfig,
+    WorkingHoursConfig,
+    clock,
+    most_at_once,
+)
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.policy.hours import in_force, note
 from tests.policy.worlds import QUEUE, Story, config, reasons, registered
@@ -173,6 +180,36 @@ def test_windows_that_share_a_minute_are_refused_and_others_are_not(
     else:
         # one window of several days may meet itself at midnight, and means one thing
         assert apart or len(windows) == 1
+
+
+EDGES = st.sampled_from([0, 6 * 60, 8 * 60, 18 * 60])
+ONE = st.builds(
+    lambda days, begin, to, least: window(
+        ",".join(DAYS[day] for day in days), clock(begin), clock(to or 24 * 60), min_instances=least
+    ),
+    st.sets(st.integers(0, 6), min_size=1),
+    EDGES,
+    EDGES,
+    st.integers(0, 3),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), ONE | st.none()), min_size=1, max_size=3))
+def test_what_is_kept_at_once_is_what_some_minute_of_the_week_keeps(
+    written: list[tuple[int, dict[str, Any] | None]],
+) -> None:
+    if any(one and one["from"] == one["to"] for _, one in written):
+        return
+    queues = [(least, hours(one) if one else None) for least, one in written]
+    kept = [0] * A_WEEK
+    for least, week in queues:
+        mine = [least] * A_WEEK
+        for each in week.windows if week else ():
+            for begin, end in each.spans():
+                for minute in range(begin, end):
+                    mine[minute % A_WEEK] = each.min_instances or 0
+        kept = [a + b for a, b in zip(kept, mine, strict=True)]
+    assert most_at_once(queues) == max(kept)
 
 
 def settings(*windows: dict[str, Any], **queue: Any) -> Any:
