@@ -436,6 +436,9 @@ def test_a_key_that_prefers_another_project_is_noted_where_a_bucket_is_used(
     assert "preferred project" in found.said
 
 
+BUSY_MONDAY = 'defaults: {working_hours: {windows: [{days: mon, from: 08:00, to: "19:00", max_instances: 6}]}}'
+
+
 @pytest.mark.parametrize(
     ("quota", "fleet", "level", "said"),
     [
@@ -443,6 +446,7 @@ def test_a_key_that_prefers_another_project_is_noted_where_a_bucket_is_used(
         (3, "", Level.NOTE, f"allow only 3 {PLACEMENT} of 4"),
         (3, "max_instances: 3", Level.OK, "enough"),
         (0, "", Level.BAD, f"no {PLACEMENT} is allowed at all"),
+        (5, BUSY_MONDAY, Level.NOTE, f"allow only 5 {PLACEMENT} of 6"),
     ],
 )
 def test_quotas_are_held_against_the_maxima(

@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from gpu_autoscaler.config.load import load_config, parse_config
 from gpu_autoscaler.config.models import Config, VolumeConfig
 from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.domain.model import Placement
+from gpu_autoscaler.policy.hours import in_force, note
 
 PROJECT = "11111111-2222-3333-4444-555555555555"
 HEAD = f"fleet: lab\nscaleway: {{project_id: {PROJECT}}}\n"
@@ -234,6 +235,9 @@ def test_a_misspelt_section_is_one_mistake() -> None:
     ]
 
 
+PLACE = "[{type: H100-1-80G, zone: fr-par-2}]\n"
+
+
 def test_all_mistakes_are_named_at_once_in_the_order_of_the_file() -> None:
     text = """\
 fleet: lab
@@ -287,6 +291,56 @@ def test_the_fleet_must_have_room_for_what_is_always_kept() -> None:
     assert problems(HEAD + "max_instances: 1\n" + QUEUE + "    min_instances: 2\n") == [
         "c.yaml:4: queues: min_instances add up to 2, above the fleet's max_instances (1)"
     ]
+
+
+def hours(begin: str, to: str, zone: str = "Europe/Paris") -> str:
+    window = f'{{days: mon-fri, from: "{begin}", to: "{to}", min_instances: 2}}'
+    return f"working_hours: {{timezone: {zone}, windows: [{window}]}}"
+
+
+def shifts(first: str, second: str) -> str:
+    other = QUEUE.replace("queues:\n", "").replace("train", "other")
+    return f"{HEAD}max_instances: 3\n{QUEUE}    {first}\n{other}    {second}\n"
+
+
+def test_the_fleet_needs_room_for_what_is_kept_at_once() -> None:
+    """One that keeps machines by day and one that does by night share them."""
+    load(shifts(hours("08:00", "20:00"), hours("20:00", "08:00")))
+    both = "c.yaml:4: queues: min_instances add up to 4, above the fleet's max_instances (3)"
+    assert problems(shifts(hours("08:00", "20:00"), hours("19:59", "20:01"))) == [both]
+    # time zones move against each other during the year
+    assert problems(shifts(hours("08:00", "10:00"), hours("18:00", "20:00", "UTC"))) == [both]
+
+
+def test_windows_of_the_defaults_are_held_against_each_queue() -> None:
+    window = '{days: mon, from: "08:00", to: "19:00", min_instances: 3}'
+    shared = f"defaults: {{working_hours: {{windows: [{window}]}}}}\n"
+    load(HEAD + shared + QUEUE + "    max_instances: 5\n")
+    assert problems(HEAD + shared + QUEUE) == [
+        "c.yaml:5: queues.train.working_hours: "
+        "in mon 08:00-19:00, max_instances (2) is below min_instances (3)"
+    ]
+
+
+def test_the_defaults_may_name_the_time_zone_alone() -> None:
+    zone = "defaults: {working_hours: {timezone: Europe/Paris}}\n"
+    window = "{days: mon, from: 08:00, to: 19:00, min_instances: 1}"
+    own = f"    working_hours: {{windows: [{window}]}}\n"
+    config = load(HEAD + zone + QUEUE + own + "  other:\n    placements: " + PLACE)
+    theirs = config.queues["train"].working_hours
+    assert theirs is not None
+    assert (theirs.timezone, len(theirs.windows)) == ("Europe/Paris", 1)
+    monday = datetime(2026, 9, 7, 8, tzinfo=UTC)
+    assert in_force(config, monday).queues["other"] == config.queues["other"]
+    assert note(config.queues["other"], monday) == ""
+
+
+def test_a_queue_may_do_without_the_hours_of_the_defaults() -> None:
+    shared = f"defaults: {{{hours('08:00', '20:00')}}}\n"
+    assert load(HEAD + shared + QUEUE).queues["train"].working_hours is not None
+    assert (
+        load(HEAD + shared + QUEUE + "    working_hours:\n").queues["train"].working_hours is None
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Working hours: read off a clock on the wall, also where that is set forward or back."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpu_autoscaler.config.hours import A_WEEK, DAYS, WindowConfig, WorkingHoursConfig, clock
+from gpu_autoscaler.config.hours import (
+    A_WEEK,
+    DAYS,
+    WindowConfig,
+    WorkingHoursConfig,
+    clock,
+    most_at_once,
+)
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.policy.hours import in_force, note
 from tests.policy.worlds import QUEUE, Story, config, reasons, registered
@@ -28,9 +36,16 @@ def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+SET_BACK = [
+    (PARIS, "2026-10-24T12:00"),
+    (SYDNEY, "2026-04-04T02:00"),
+    ("Australia/Lord_Howe", "2026-04-04T02:00"),  # by half an hour
+]
+"""The noon before."""
 NIGHT = window("sat", "22:00", "06:00")
 WORK = window("mon-fri", "08:00", "19:00")
 EARLY = window("sun", "02:30", "05:00")
+LATE = window("sat", "22:00", "02:30")
 
 
 @pytest.mark.parametrize(
@@ -58,14 +73,22 @@ EARLY = window("sun", "02:30", "05:00")
         (EARLY, PARIS, "2026-03-29T03:00", False),
         # and back on 2026-10-25: 03:00 is 02:00, at 01:00 UTC; 02:45 comes twice
         (EARLY, PARIS, "2026-10-25T00:29", False),
-        (EARLY, PARIS, "2026-10-25T00:45", True),
-        (EARLY, PARIS, "2026-10-25T01:15", False),
-        (EARLY, PARIS, "2026-10-25T01:45", True),
+        (EARLY, PARIS, "2026-10-25T00:30", True),
+        (EARLY, PARIS, "2026-10-25T01:15", True),
+        (EARLY, PARIS, "2026-10-25T03:59", True),
         (EARLY, PARIS, "2026-10-25T04:00", False),
+        (LATE, PARIS, "2026-10-25T00:29", True),
+        (LATE, PARIS, "2026-10-25T00:30", False),
+        (LATE, PARIS, "2026-10-25T01:15", False),  # 02:15 again
         # Sydney goes forward on 2026-10-04: 02:00 is 03:00, at 16:00 UTC of the day before
         (EARLY, SYDNEY, "2026-10-03T15:59", False),
         (EARLY, SYDNEY, "2026-10-03T16:00", True),
         (EARLY, SYDNEY, "2026-10-03T18:00", False),
+        # and back on 2026-04-05: 03:00 is 02:00, at 16:00 UTC of the day before
+        (EARLY, SYDNEY, "2026-04-04T15:29", False),
+        (EARLY, SYDNEY, "2026-04-04T15:30", True),
+        (EARLY, SYDNEY, "2026-04-04T16:15", True),
+        (EARLY, SYDNEY, "2026-04-04T19:00", False),
     ],
 )
 def test_whether_a_moment_is_inside(
@@ -91,6 +114,18 @@ def test_midnight_within_a_window_of_several_days_changes_nothing() -> None:
     weekend = hours(window("sat,sun", "00:00", "24:00"))
     assert weekend.changes(at("2026-09-12T12:00")) == "Mon 00:00 UTC"
     assert hours(window("mon-sun", "00:00", "24:00")).changes(at("2026-09-12T12:00")) == ""
+
+
+@given(st.integers(0, 4 * 60 - 1), st.integers(0, 4 * 60), st.sampled_from(SET_BACK))
+def test_a_clock_that_is_set_back_begins_and_ends_no_window_twice(
+    begin: int, to: int, night: tuple[str, str]
+) -> None:
+    if begin == to:
+        return
+    timezone, noon = night
+    edge = hours(window("sun", clock(begin), clock(to)), timezone=timezone)
+    seen = [edge.window(at(noon) + timedelta(minutes=n)) is not None for n in range(36 * 60)]
+    assert sum(now and not before for before, now in pairwise([False, *seen])) <= 1
 
 
 MINUTES = st.integers(0, 24 * 60 - 1)
@@ -145,6 +180,36 @@ def test_windows_that_share_a_minute_are_refused_and_others_are_not(
     else:
         # one window of several days may meet itself at midnight, and means one thing
         assert apart or len(windows) == 1
+
+
+EDGES = st.sampled_from([0, 6 * 60, 8 * 60, 18 * 60])
+ONE = st.builds(
+    lambda days, begin, to, least: window(
+        ",".join(DAYS[day] for day in days), clock(begin), clock(to or 24 * 60), min_instances=least
+    ),
+    st.sets(st.integers(0, 6), min_size=1),
+    EDGES,
+    EDGES,
+    st.integers(0, 3),
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), ONE | st.none()), min_size=1, max_size=3))
+def test_what_is_kept_at_once_is_what_some_minute_of_the_week_keeps(
+    written: list[tuple[int, dict[str, Any] | None]],
+) -> None:
+    if any(one and one["from"] == one["to"] for _, one in written):
+        return
+    queues = [(least, hours(one) if one else None) for least, one in written]
+    kept = [0] * A_WEEK
+    for least, week in queues:
+        mine = [least] * A_WEEK
+        for each in week.windows if week else ():
+            for begin, end in each.spans():
+                for minute in range(begin, end):
+                    mine[minute % A_WEEK] = each.min_instances or 0
+        kept = [a + b for a, b in zip(kept, mine, strict=True)]
+    assert most_at_once(queues) == max(kept)
 
 
 def settings(*windows: dict[str, Any], **queue: Any) -> Any:

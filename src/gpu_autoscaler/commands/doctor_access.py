@@ -123,7 +123,7 @@ def _of_limits(config: Config, limits: Mapping[Placement, float]) -> Verdict:
     wanted: dict[Placement, int] = defaultdict(int)
     for queue in config.queues.values():
         for where in queue.placements:
-            wanted[where] += queue.max_instances
+            wanted[where] += queue.most_instances
     if config.max_instances is not None:
         wanted = {where: min(most, config.max_instances) for where, most in wanted.items()}
     none = [str(where) for where, most in wanted.items() if most and limits.get(where) == 0]

@@ -2,16 +2,19 @@
 
 A window is read off a clock on the wall: when that is set forward, what would begin in the hour
 that it leaves out begins with the next one; when it is set back, the hour that comes twice counts
-as itself both times. So days with a change have windows that are an hour shorter or longer.
+the first time, and the minute before the change lasts through the second: nothing begins or ends
+twice. So days with a change have windows that are an hour shorter or longer.
 """
 
 import re
-from collections.abc import Iterator
-from datetime import datetime
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from gpu_autoscaler.config.base import Settings
 from gpu_autoscaler.config.fields import Count, Duration
@@ -49,6 +52,12 @@ def _time(value: object) -> object:
     raise ValueError(_LIKE)
 
 
+def _not_at_the_end(value: int) -> int:
+    if value == A_DAY:
+        raise ValueError("a window begins at 23:59 at the latest; 24:00 is 00:00 of the day after")
+    return value
+
+
 def _time_zone(value: str) -> str:
     try:
         ZoneInfo(value)
@@ -66,11 +75,9 @@ TimeOfDay = Annotated[int, BeforeValidator(_time)]
 class WindowConfig(Settings):
     """Some hours of some days, and what is in force then; None: what the queue says."""
 
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
-
     days: Days
     """On which it begins."""
-    begin: TimeOfDay = Field(alias="from")
+    begin: Annotated[TimeOfDay, AfterValidator(_not_at_the_end)] = Field(alias="from")
     to: TimeOfDay
     """Before `from`: on the day after."""
     min_instances: Count | None = None
@@ -79,7 +86,7 @@ class WindowConfig(Settings):
 
     @model_validator(mode="after")
     def _is_one(self) -> "WindowConfig":
-        if self.begin == A_DAY or self.begin % A_DAY == self.to:
+        if self.begin == self.to:
             raise ValueError("from and to are the same; a whole day is from 00:00 to 24:00")
         if {self.min_instances, self.max_instances, self.idle_timeout} == {None}:
             raise ValueError("changes nothing: give min_instances, max_instances or idle_timeout")
@@ -101,7 +108,8 @@ class WorkingHoursConfig(Settings):
     """The windows of one queue."""
 
     timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
-    windows: tuple[WindowConfig, ...] = Field(min_length=1)
+    windows: tuple[WindowConfig, ...] = Field(default=(), min_length=1, validate_default=False)
+    """None where the defaults name the time zone for queues that have some."""
 
     @model_validator(mode="after")
     def _apart(self) -> "WorkingHoursConfig":
@@ -137,8 +145,32 @@ class WorkingHoursConfig(Settings):
         return ""
 
     def _minute(self, now: datetime) -> int:
-        local = now.astimezone(ZoneInfo(self.timezone))
+        zone = ZoneInfo(self.timezone)
+        while (local := now.astimezone(zone)).fold:  # the hour after a clock was set back
+            now -= timedelta(minutes=1)
         return local.weekday() * A_DAY + local.hour * 60 + local.minute
+
+
+def most_at_once(queues: Iterable[tuple[int, WorkingHoursConfig | None]]) -> int:
+    """The largest sum of min_instances that is ever in force, of queues with what they keep
+    outside their windows. Windows of different time zones are taken to meet: these move against
+    each other during the year."""
+    zones: dict[str, tuple[list[int], Counter[int]]] = {}
+    for least, hours in queues:
+        # what is kept as the week ends, and by how much that changes at a minute of it
+        kept, steps = zones.setdefault(hours.timezone if hours else "", ([], Counter()))
+        kept.append(least)
+        for window in hours.windows if hours else ():
+            more = 0 if window.min_instances is None else window.min_instances - least
+            for begin, end in window.spans():
+                steps[begin] += more
+                steps[end % A_WEEK] -= more
+                if end >= A_WEEK:
+                    kept.append(more)
+    return sum(
+        max(accumulate((steps[minute] for minute in sorted(steps)), initial=sum(kept)))
+        for kept, steps in zones.values()
+    )
 
 
 def clock(minutes: int) -> str:

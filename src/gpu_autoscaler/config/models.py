@@ -36,7 +36,7 @@ from gpu_autoscaler.config.fields import (
     looks_secret,
     matching,
 )
-from gpu_autoscaler.config.hours import WorkingHoursConfig
+from gpu_autoscaler.config.hours import WorkingHoursConfig, most_at_once
 from gpu_autoscaler.config.money import BudgetConfig, Price, PricesConfig, one_for_each_period
 from gpu_autoscaler.config.units import format_duration, format_size
 from gpu_autoscaler.domain.episodes import Severity
@@ -271,16 +271,18 @@ class QueueConfig(Settings):
             most = window.max_instances
             most = info.data.get("max_instances", least) if most is None else most
             if most < least:
-                raise ValueError(
-                    f"in {window}, max_instances ({most}) is below min_instances ({least})"
+                raise PydanticCustomError(
+                    CROSS_FIELD,
+                    "in {window}, max_instances ({most}) is below min_instances ({least})",
+                    {"window": str(window), "most": most, "least": least},
                 )
         return hours
 
     @property
-    def most_min_instances(self) -> int:
-        """The largest minimum that is ever in force."""
+    def most_instances(self) -> int:
+        """The largest max_instances that is ever in force."""
         windows = self.working_hours.windows if self.working_hours else ()
-        return max(self.min_instances, *(each.min_instances or 0 for each in windows), 0)
+        return max(self.max_instances, *(each.max_instances or 0 for each in windows), 0)
 
 
 class ClearmlConfig(Settings):
@@ -454,7 +456,7 @@ class Config(Settings):
                         f"{queue.name} has a placement in {placement.zone}, which "
                         "scaleway.security_group_ids does not name: add its group"
                     )
-        wanted = sum(queue.most_min_instances for queue in queues.values())
+        wanted = most_at_once((q.min_instances, q.working_hours) for q in queues.values())
         if limit is not None and wanted > limit:
             raise ValueError(
                 f"min_instances add up to {wanted}, above the fleet's max_instances ({limit})"
