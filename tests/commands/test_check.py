@@ -436,7 +436,10 @@ def test_a_key_that_prefers_another_project_is_noted_where_a_bucket_is_used(
     assert "preferred project" in found.said
 
 
-BUSY_MONDAY = 'defaults: {working_hours: {windows: [{days: mon, from: 08:00, to: "19:00", max_instances: 6}]}}'
+BUSY_MONDAY = (
+    "defaults: {working_hours: {windows: "
+    '[{days: mon, from: 08:00, to: "19:00", max_instances: 6}]}}'
+)
 
 
 @pytest.mark.parametrize(
