@@ -19,7 +19,7 @@ from gpu_autoscaler.config.hours import (
 )
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.policy.hours import in_force, note
-from tests.policy.worlds import QUEUE, Story, config, reasons, registered
+from tests.policy.worlds import QUEUE, Story, config, reasons, registered, task
 
 PARIS, SYDNEY = "Europe/Paris", "Australia/Sydney"
 
@@ -263,3 +263,14 @@ def test_who_has_to_wait_is_told_until_when() -> None:
     assert queue.because == (
         "0 of max_instances = 0 are billed (in force until Mon 00:00 Europe/Paris)"
     )
+
+
+def test_where_hours_end_what_idles_goes_and_what_works_goes_on() -> None:
+    closed = told("2026-09-12T10:00", window("sat,sun", "00:00", "24:00", max_instances=0))
+    closed.has(registered("m1"), registered("m2"))
+    closed.tasks["t1"] = task("t1", "in_progress", worker="m1")
+    closed.report("m1", "t1")
+    closed.report("m2")
+    closed.cycle()
+    made = closed.wait(timedelta(hours=1))
+    assert [(each.subject, each.reason) for each in made.effects] == [("m2", Reason.ABOVE_MAX)]
