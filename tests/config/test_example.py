@@ -19,6 +19,7 @@ from gpu_autoscaler.config.models import (
     ScalewayConfig,
     StoreConfig,
     VolumeConfig,
+    WeeklyReportConfig,
 )
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
 
@@ -89,6 +90,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         ChannelConfig,
         PricesConfig,
         BudgetConfig,
+        WeeklyReportConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
@@ -397,6 +398,26 @@ class ChannelConfig(_Settings):
     """What matters less is not told there."""
 
 
+class WeeklyReportConfig(_Settings):
+    """When the channels are told what the last seven days cost."""
+
+    day: Literal[
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "never"
+    ] = "monday"
+    hour: Annotated[int, Field(ge=0, le=23)] = 8
+    timezone: str = "UTC"
+    """Of the day and the hour, as the tz database calls it."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (KeyError, ValueError, OSError):  # a directory of zones is no zone
+            raise ValueError("a time zone looks like Europe/Paris or UTC") from None
+        return name
+
+
 class Config(_Settings):
     """Everything one deployment of the daemon was told."""
 
@@ -421,6 +442,7 @@ class Config(_Settings):
     heartbeat_url: FullUrl | None = Field(default=None, repr=False)
     """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
     notifications: tuple[ChannelConfig, ...] = Field(default=(), repr=False)
+    weekly_report: WeeklyReportConfig = WeeklyReportConfig()
     clearml: ClearmlConfig = ClearmlConfig()
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)
