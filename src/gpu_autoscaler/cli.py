@@ -156,7 +156,8 @@ def cost(
         str,
         typer.Option(
             metavar="PERIOD",
-            help="today, week, month, 7d, 2026-11, 2026-11-03, 2026-11-01..2026-11-15 (UTC).",
+            help="today, week, month, last-week, last-month, 7d, 2026-11, 2026-11-03, "
+            "2026-11-01..2026-11-15 (UTC).",
         ),
     ] = "month",
     by: Annotated[By, typer.Option(help="What a row stands for.")] = By.QUEUE,

@@ -249,7 +249,7 @@ class Shelf:
 def test_days_around_the_period_are_read_each_once(tmp_path: Path) -> None:
     shelf = Shelf()
     books = Books("test", shelf, ReadOnlyStore(tmp_path))
-    run_virtual(reckon(books, PERIOD, Then(), By.DAY, None))
+    run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None))
     first = START.date() - costing.LOOK_BACK
     # until the 6th, and fourteen days, in which tasks end that ran then
     assert sorted(shelf.days) == [first + timedelta(days=n) for n in range(7 + 4 + 14 + 1)]
@@ -264,10 +264,10 @@ def test_what_lasts_is_in_the_memory_and_counts(tmp_path: Path) -> None:
             return Kept(Memory(instances={"s1": one}, planned_at=at(3)))
 
     books = Books("test", Shelf(), Remembering(tmp_path))
-    assert run_virtual(reckon(books, PERIOD, Then(), By.DAY, None)).total.eur == 6.0
+    assert run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None)).total.eur == 6.0
 
 
 def test_a_ledger_that_does_not_answer_is_raised(tmp_path: Path) -> None:
     books = Books("test", Shelf(broken=START.date()), ReadOnlyStore(tmp_path))
     with pytest.raises(StoreError, match="does not answer"):
-        run_virtual(reckon(books, PERIOD, Then(), By.DAY, None))
+        run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None))

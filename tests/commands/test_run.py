@@ -48,7 +48,7 @@ class Run(Site):
         patch.setitem(ENV, "NOTIFY", "json://team.example/x")
         self.told: list[str] = []
         patch.setattr(
-            running, "Notifier", lambda config, clock: Notifier(config, clock, self._tell)
+            running, "Notifier", lambda config, clock, weekly: Notifier(config, clock, self._tell)
         )
 
     bucket: InMemoryBucket

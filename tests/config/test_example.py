@@ -18,6 +18,7 @@ from gpu_autoscaler.config.models import (
     ScalewayConfig,
     StoreConfig,
     VolumeConfig,
+    WeeklyReportConfig,
 )
 from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
@@ -91,6 +92,7 @@ def test_every_line_that_is_commented_out_can_be_used(tmp_path: Path) -> None:
         BudgetConfig,
         WorkingHoursConfig,
         WindowConfig,
+        WeeklyReportConfig,
     ],
 )
 def test_every_key_is_documented(model: type[BaseModel]) -> None:

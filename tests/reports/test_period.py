@@ -19,6 +19,7 @@ def day(month: int, number: int, year: int = 2026) -> datetime:
     [
         ("today", day(11, 18), day(11, 19), "2026-11-18"),
         ("week", day(11, 16), day(11, 23), "2026-11-16 to 2026-11-22"),
+        ("last-month", day(10, 1), day(11, 1), "2026-10-01 to 2026-10-31"),
         ("month", day(11, 1), day(12, 1), "2026-11-01 to 2026-11-30"),
         ("7d", NOW - timedelta(days=7), NOW, "2026-11-11 to 2026-11-18"),
         ("12h", NOW - timedelta(hours=12), NOW, "2026-11-17 to 2026-11-18"),

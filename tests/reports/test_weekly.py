@@ -43,8 +43,8 @@ def test_ten_lines_say_it_all() -> None:
         "Idle: 3.00 EUR, 1.0 h\n"
         "Stopped, the volume alone: 0.48 EUR, 24.0 h\n"
         "Always on (1 x H100-1-80G) would have cost 504.00 EUR: 463.02 EUR saved (92%).\n"
-        "Most used by: Ada 30.00, (unknown) 6.00 (EUR).\n"
-        "Dearest tasks: train resnet [31m 30.00, evaluate 6.00 (EUR).",
+        "Most used by (EUR): 30.00 Ada; 6.00 (unknown).\n"
+        "Dearest tasks (EUR): 30.00 train resnet [31m; 6.00 evaluate.",
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,6 +109,8 @@ class Api:
     explanations: dict[str, Json] = field(default_factory=dict)
     refusal: str = ""
     """When set, deeds are refused with it."""
+    costs: Callable[[str], Json] = lambda by: {}
+    """By what the rows are; an empty one refuses."""
     posts: list[str] = field(default_factory=list)
     not_modified: int = 0
 
@@ -116,6 +119,16 @@ class Api:
         text = (PAGE / name).read_text()
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
         return Response(text, media_type=KINDS[Path(name).suffix], headers=headers)
+
+    async def costs_page(self, request: Request) -> Response:
+        request.path_params["name"] = "costs.html"
+        return await self.page(request)
+
+    async def get_costs(self, request: Request) -> Response:
+        found = self.costs(request.query_params["by"])
+        if not found:
+            return JSONResponse({"error": "since: write today"}, status_code=400)
+        return JSONResponse(found)
 
     async def get_status(self, request: Request) -> Response:
         body = json.dumps(self.status)
@@ -145,6 +158,8 @@ class Api:
         return Starlette(
             routes=[
                 Route("/", self.page),
+                Route("/costs", self.costs_page),
+                Route("/api/v1/costs", self.get_costs),
                 Route("/page/{name}", self.page),
                 Route("/api/v1/status", self.get_status),
                 Route("/api/v1/explain/{name:path}", self.explain),

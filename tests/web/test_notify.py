@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -540,3 +540,86 @@ def test_a_service_that_never_answers_does_not_keep_the_process_from_ending() ->
             check=False,
         )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "over\n", "")
+
+
+class Weekly:
+    """Makes the report, after as many failures as a test wants."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures, self.asked = list(failures), 0
+
+    async def __call__(self, moment: datetime) -> tuple[str, str]:
+        self.asked += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return "41.00 EUR, 2026-08-31 to 2026-09-06", "Spent 41.00 EUR."
+
+
+REPORT = Episode(EpisodeKind.WEEKLY_REPORT, "2026-08-31 to 2026-09-06", NOW, "due", Severity.INFO)
+TOLD_SO = ["weekly report: 41.00 EUR, 2026-08-31 to 2026-09-06"]
+
+
+def play_week(
+    service: Service, weekly: Weekly, seconds: float, chosen: Config | None = None
+) -> list[Any]:
+    """The report is due in the second cycle."""
+    chosen = chosen or channels(URL)
+
+    async def main() -> None:
+        async with Notifier(chosen, LoopClock(), service, weekly) as notifier:
+            following = Following(notifier, chosen)
+            following.cycle()
+            following.cycle(REPORT)
+            await following.cycles(seconds=seconds)
+
+    with capture_logs() as lines:
+        run_virtual(main())
+    return lines
+
+
+def test_the_weekly_report_is_told_once_and_has_no_end() -> None:
+    service, weekly = Service(False, False), Weekly()
+    play_week(service, weekly, 3600)
+    assert service.titles() == TOLD_SO
+    assert service.said[URL][0].body == "Spent 41.00 EUR."
+    assert service.said[URL][0].kind == "info"
+    assert weekly.asked == 1
+
+
+def test_a_report_that_cannot_be_made_is_said_once_and_tried_again() -> None:
+    service, weekly = Service(), Weekly(OSError("the bucket is gone"), ValueError("?"))
+    lines = play_week(service, weekly, 3600)
+    assert service.titles() == TOLD_SO
+    assert [line["error"] for line in lines if line["event"] == "failing"] == ["the bucket is gone"]
+
+
+def test_a_report_is_no_news_after_a_day() -> None:
+    service, weekly = Service(*[False] * 110), Weekly()
+    play_week(service, weekly, 3 * 86_400)
+    assert service.titles() == []
+    assert len(service.tried[URL]) < 110
+    never = Weekly(*[OSError("gone")] * 1000)
+    lines = play_week(Service(), never, 2 * 86_400)
+    assert lines[-1]["event"] == "given up"
+
+
+def test_a_channel_for_errors_alone_gets_no_report() -> None:
+    service = Service()
+    chosen = channels(URL, **{URL.split(":", maxsplit=1)[0]: "error"})
+    play_week(service, Weekly(), 3600, chosen)
+    assert service.said == {}
+
+
+def test_who_stands_by_tells_no_report() -> None:
+    service, weekly = Service(), Weekly()
+    chosen = channels(URL)
+
+    async def main() -> None:
+        async with Notifier(chosen, LoopClock(), service, weekly) as notifier:
+            following = Following(notifier, chosen)
+            following.cycle(acted=False)
+            following.cycle(REPORT, acted=False)
+            await following.cycles(seconds=60)
+
+    run_virtual(main())
+    assert weekly.asked == 0

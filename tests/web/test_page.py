@@ -176,6 +176,7 @@ def test_the_keyboard_alone_is_enough(viewer: Viewer, api: Api) -> None:
         seen.append(viewer.focused())
         assert len(seen) < 20, seen
     assert seen == [
+        "Costs",
         "Reconcile now",
         "Why? H100-1-80G",
         "Pause H100-1-80G",

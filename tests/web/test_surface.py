@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -13,10 +13,14 @@ import jsonschema
 import pytest
 
 from gpu_autoscaler.domain.requests import Answer, Request
+from gpu_autoscaler.reports.formats import as_dict
+from gpu_autoscaler.reports.period import parse_period
+from gpu_autoscaler.reports.report import By, report
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.web.app import PATIENCE, surface_app
 from gpu_autoscaler.web.guard import MAX_BODY_BYTES
+from gpu_autoscaler.web.openapi import document
 from tests.policy.worlds import QUEUE, START, Story, config, registered
 
 T = TypeVar("T")
@@ -35,6 +39,16 @@ NASTY = [
 ]
 
 
+class Asked:
+    """Costs that are those of a ledger without a line."""
+
+    async def of(self, since: str, by: By) -> dict[str, Any]:
+        if since == "today":
+            raise OSError("the ledger is gone")
+        period = parse_period(since, START)
+        return as_dict(report([], [], period, START, by), "test")
+
+
 class Site:
     """A surface over a loop that a test plays."""
 
@@ -45,7 +59,8 @@ class Site:
         self.asked: list[Request] = []
         self.answer: Answer | None = None
         self.last: Cycle | None = None
-        app = surface_app(self, self.clock, token, lambda: (b"up 1\n", "text/plain; version=0.0.4"))
+        exposition = b"up 1\n", "text/plain; version=0.0.4"
+        app = surface_app(self, self.clock, token, lambda: exposition, costs=Asked())
         transport = httpx.ASGITransport(app, client=(client, 1234), raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url=base or "http://daemon")
 
@@ -315,5 +330,30 @@ def test_every_path_of_the_document_answers() -> None:
                 url = path.replace("{name}", QUEUE)
                 reply = await there.http.request(method.upper(), url, headers=BEARER)
                 assert reply.status_code == 200, path
+
+    at(run)
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "says"),
+    [
+        ("", 200, '"by":"day"'),
+        ("?since=last-month&by=task", 200, '"by":"task"'),
+        ("?since=yesterday", 400, "since: write today, week, month"),
+        ("?since=<b>", 400, "since: write today"),
+        ("?since=2199", 400, "since: it lies in the future"),
+        ("?by=machine", 400, "by: write task, project, user, queue, type, day"),
+        ("?since=today", 503, "the ledger is gone"),
+    ],
+)
+def test_what_it_cost(query: str, code: int, says: str) -> None:
+    async def run(there: Site) -> None:
+        reply = await there.http.get(f"/api/v1/costs{query}", headers=BEARER)
+        assert reply.status_code == code
+        assert says in reply.text
+        schema = document()["components"]["schemas"]["Costs" if code == 200 else "Refused"]
+        jsonschema.validate(reply.json(), schema)
+        assert (await there.http.get("/costs", headers=BEARER)).status_code == 200
+        assert (await there.http.get("/costs")).status_code == 401
 
     at(run)

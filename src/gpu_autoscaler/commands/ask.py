@@ -125,6 +125,15 @@ def _shown(found: dict[str, Any], clock: Clock) -> Group:
     if money["spent_eur"] is not None:
         head.append(f"   {money['spent_eur']:.2f} EUR in {money['month']}")
         head.append(f", {money['saved_eur']:.2f} saved")
+    budgets = [
+        Text(
+            f"{each['spent_eur']:.2f} of {each['name']}, {each['projected_eur']:.2f} by "
+            f"{each['until'][:16].replace('T', ' ')} UTC if all goes on"
+            + (": used up, nothing is launched until then" if each["holds"] else ""),
+            "red" if each["holds"] else "",
+        )
+        for each in found.get("budgets", ())  # an older daemon does not say it
+    ]
     problems = [
         Text(f"{each['subject']}: {each['text']}", "red" if each["severity"] == "error" else "")
         for each in found["problems"]
@@ -148,4 +157,4 @@ def _shown(found: dict[str, Any], clock: Clock) -> Group:
         Text(f"{each['at'][11:16]} {each['verb']} {each['subject']}: {each['because']}", "dim")
         for each in found["decisions"][:LINES]
     ]
-    return Group(head, *problems, queues, instances, *lines)
+    return Group(head, *budgets, *problems, queues, instances, *lines)

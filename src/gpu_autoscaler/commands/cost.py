@@ -17,7 +17,7 @@ from gpu_autoscaler.commands.storing import ledger_of, read_only_store
 from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.secrets import Secrets, load_secrets
 from gpu_autoscaler.domain.clock import Clock
-from gpu_autoscaler.domain.ledger import Page, Use
+from gpu_autoscaler.domain.ledger import Page, Stretch, Use
 from gpu_autoscaler.policy.ledger import lasting
 from gpu_autoscaler.reports.cents import cents, eur
 from gpu_autoscaler.reports.formats import as_csv, as_dict
@@ -39,6 +39,9 @@ LONGEST_NAME = 48
 
 _ON = (Use.BUSY, Use.BOOT, Use.IDLE)
 _OVERHEAD = {Use.BOOT: "booting", Use.IDLE: "idle", Use.STOPPED: "stopped, disk only"}
+
+
+Found = tuple[list[Page], list[Stretch]]
 
 
 class Format(StrEnum):
@@ -77,24 +80,28 @@ def open_books(place: str, env: Mapping[str, str]) -> Books:
 
 
 async def reckon(
-    books: Books, period: Period, clock: Clock, by: By, always_on: int | None
+    books: Books, period: Period, now: datetime, by: By, always_on: int | None = None
 ) -> Report:
     """Read what it takes, and make the report. Raises OSError."""
-    now = clock.now()
+    found = await read(books, period, now)
+    return report(*found, period, now, by, always_on=always_on)
+
+
+async def read(books: Books, period: Period, now: datetime) -> Found:
+    """What a report on this period needs: pages, and what has not ended. Raises OSError."""
     first = (period.since - LOOK_BACK).date()
     last = min(period.until + LOOK_AHEAD, now).date()
     gate = asyncio.Semaphore(READS_AT_ONCE)
 
-    async def read(day: date) -> Page:
+    async def page(day: date) -> Page:
         async with gate:
             return await books.ledger.read(day)
 
     # before the ledger: what ends meanwhile is then in both, told twice, rather than in neither
     memory = (await books.store.load()).memory
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    pages = await asyncio.gather(*map(read, days))
-    open_ = lasting(memory) if memory else ()
-    return report(pages, open_, period, now, by, always_on=always_on)
+    pages = await asyncio.gather(*map(page, days))
+    return pages, list(lasting(memory)) if memory else []
 
 
 async def cost(
@@ -108,7 +115,7 @@ async def cost(
     always_on: int | None,
 ) -> int:
     """Print it. 0 also when nothing was used. Raises OSError."""
-    found = await reckon(books, period, clock, by, always_on)
+    found = await reckon(books, period, clock.now(), by, always_on)
     if format_ is Format.JSON:
         sys.stdout.write(json.dumps(as_dict(found, books.fleet), indent=2) + "\n")
     elif format_ is Format.CSV:

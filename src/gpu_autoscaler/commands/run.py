@@ -2,11 +2,14 @@
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
+from gpu_autoscaler.commands.cost import Books, Found, read
 from gpu_autoscaler.commands.serving import bind, served
 from gpu_autoscaler.commands.storing import ledger_of, open_store, read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
@@ -14,10 +17,12 @@ from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.effects import CREATE_DEADLINE
 from gpu_autoscaler.domain.errors import StateInUse, StoreError
+from gpu_autoscaler.reports.period import Period
 from gpu_autoscaler.runtime.clock import SystemClock
 from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.runtime.ports import Store
 from gpu_autoscaler.web.app import surface_app
+from gpu_autoscaler.web.costs import Costs
 from gpu_autoscaler.web.heartbeat import Heartbeat
 from gpu_autoscaler.web.metrics import Metrics
 from gpu_autoscaler.web.notify import Notifier
@@ -58,9 +63,10 @@ async def run(
         services = await stack.enter_async_context(
             open_services(setup.config, setup.secrets, clock, on_call=metrics.called)
         )
+        costs = costs_of(setup, clock)
         # a dry run does nothing, and who covers for a daemon must not look like one
         tells = not dry_run and if_lease_older_than is None
-        followers = await _followers(setup, clock, stack) if tells else _Followers()
+        followers = await _followers(setup, clock, stack, costs) if tells else _Followers()
 
         def told(cycle: Cycle) -> None:
             metrics.cycled(cycle)
@@ -85,7 +91,7 @@ async def run(
         # before the lease is taken, which a port that is taken would keep from others
         listener = stack.enter_context(bind(ALL_INTERFACES, port))
         surface = surface_app(
-            loop, clock, setup.secrets.api_token, metrics.exposition, dry_run=dry_run
+            loop, clock, setup.secrets.api_token, metrics.exposition, dry_run=dry_run, costs=costs
         )
         heard_at = await stack.enter_async_context(served(surface, listener))
         events = asyncio.get_running_loop()
@@ -131,10 +137,22 @@ class _Followers:
         await asyncio.gather(*(each.sent() for each in self._all))
 
 
-async def _followers(setup: Setup, clock: Clock, stack: AsyncExitStack) -> _Followers:
+def costs_of(setup: Setup, clock: Clock) -> Costs:
+    """From the store and the ledger of this configuration."""
+    config, secrets = setup.config, setup.secrets
+
+    def reading(period: Period, now: datetime) -> Coroutine[Any, Any, Found]:
+        # made anew: what is made for one event loop is not for another
+        books = Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
+        return read(books, period, now)
+
+    return Costs(config.fleet, reading, clock)
+
+
+async def _followers(setup: Setup, clock: Clock, stack: AsyncExitStack, costs: Costs) -> _Followers:
     return _Followers(
         await stack.enter_async_context(Heartbeat()),
-        await stack.enter_async_context(Notifier(setup.config, clock)),
+        await stack.enter_async_context(Notifier(setup.config, clock, weekly=costs.weekly)),
     )
 
 

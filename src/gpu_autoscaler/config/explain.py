@@ -22,6 +22,7 @@ from gpu_autoscaler.config.models import (
     ScalewayConfig,
     StoreConfig,
     VolumeConfig,
+    WeeklyReportConfig,
 )
 from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.problems import KeyPath
@@ -37,6 +38,7 @@ _SECTIONS: dict[KeyPath, type[BaseModel]] = {
     ("prices",): PricesConfig,
     ("budgets", "*"): BudgetConfig,
     ("notifications", "*"): ChannelConfig,
+    ("weekly_report",): WeeklyReportConfig,
     ("queues", "*"): QueueConfig,
     ("queues", "*", "placements", "*"): PlacementConfig,
     ("queues", "*", "placements", "*", "volume"): VolumeConfig,
@@ -82,6 +84,7 @@ _SAID: dict[str, Callable[[dict[str, Any]], str]] = {
     "greater_than": lambda context: f"must be above {context['gt']:g}",
     "less_than": lambda context: f"must be below {context['lt']:g}",
     "greater_than_equal": lambda context: f"must be at least {context['ge']:g}",
+    "less_than_equal": lambda context: f"must be at most {context['le']:g}",
     "too_short": lambda context: "needs at least one",
     "string_too_short": lambda context: "expected text",
 }

@@ -66,6 +66,7 @@ def _time_zone(value: str) -> str:
     return value
 
 
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Days = Annotated[tuple[int, ...], BeforeValidator(_days), Field(min_length=1)]
 """0 for Monday."""
 TimeOfDay = Annotated[int, BeforeValidator(_time)]
@@ -107,7 +108,7 @@ class WindowConfig(Settings):
 class WorkingHoursConfig(Settings):
     """The windows of one queue."""
 
-    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    timezone: TimeZone = "UTC"
     windows: tuple[WindowConfig, ...] = Field(default=(), min_length=1, validate_default=False)
     """None where the defaults name the time zone for queues that have some."""
 

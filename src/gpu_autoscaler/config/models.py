@@ -36,7 +36,7 @@ from gpu_autoscaler.config.fields import (
     looks_secret,
     matching,
 )
-from gpu_autoscaler.config.hours import WorkingHoursConfig, most_at_once
+from gpu_autoscaler.config.hours import TimeZone, WorkingHoursConfig, most_at_once
 from gpu_autoscaler.config.money import BudgetConfig, Price, PricesConfig, one_for_each_period
 from gpu_autoscaler.config.units import format_duration, format_size
 from gpu_autoscaler.domain.episodes import Severity
@@ -368,6 +368,17 @@ class ChannelConfig(Settings):
     """What matters less is not told there."""
 
 
+class WeeklyReportConfig(Settings):
+    """When the channels are told what the last seven days cost."""
+
+    day: Literal[
+        "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "never"
+    ] = "monday"
+    hour: Annotated[int, Field(ge=0, le=23)] = 8
+    timezone: TimeZone = "UTC"
+    """Of the day and the hour, as the tz database calls it."""
+
+
 class Config(Settings):
     """Everything one deployment of the daemon was told."""
 
@@ -392,6 +403,7 @@ class Config(Settings):
     heartbeat_url: FullUrl | None = Field(default=None, repr=False)
     """Called after each good cycle; whoever knows it can call it, so it is treated as a secret."""
     notifications: tuple[ChannelConfig, ...] = Field(default=(), repr=False)
+    weekly_report: WeeklyReportConfig = WeeklyReportConfig()
     clearml: ClearmlConfig = ClearmlConfig()
     scaleway: ScalewayConfig
     queues: Mapping[str, QueueConfig] = Field(min_length=1)

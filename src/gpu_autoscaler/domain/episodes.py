@@ -31,6 +31,7 @@ class EpisodeKind(StrEnum):
     UNAUTHORIZED = "unauthorized"
     BUDGET = "budget"
     OBSERVATION_FAILING = "observation_failing"
+    WEEKLY_REPORT = "weekly_report"
     # not of the policy: who is told of them sees them by itself
     LOOP_STALLED = "loop_stalled"
     LEASE_CHANGED = "lease_changed"
@@ -38,7 +39,11 @@ class EpisodeKind(StrEnum):
     @property
     def recovers(self) -> bool:
         """Whether its end is news; otherwise it is a mere event."""
-        return self not in (EpisodeKind.ORPHAN_REMOVED, EpisodeKind.LEASE_CHANGED)
+        return self not in (
+            EpisodeKind.ORPHAN_REMOVED,
+            EpisodeKind.LEASE_CHANGED,
+            EpisodeKind.WEEKLY_REPORT,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ time, never a task and never a second machine.
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.episodes import Episode
@@ -277,6 +277,9 @@ class Memory:
     """After memory was lost: up to when the ledger knows an instance, by server id."""
     spent: dict[str, dict[str, float]] = field(default_factory=dict)
     """Euros of the stretches that ended, by day (ISO, UTC) and queue."""
+    weekly_told: date | None = None
+    """The day (UTC) up to which the weekly report has been told, or need not be; None: none is
+    wanted."""
     zones: tuple[str, ...] = ()
     """Every zone that has not been seen empty, of servers and of volumes, since something of ours
     was there."""

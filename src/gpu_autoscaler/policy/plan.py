@@ -34,6 +34,7 @@ from gpu_autoscaler.policy import (
     quarantine,
     rescue,
     stop,
+    weekly,
 )
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.clocks import by_present_clock
@@ -89,6 +90,7 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
     tag_queues(fleet)
     free_volumes = cleanup.sweep_volumes(fleet)
     news = episodes.follow(fleet, queues, free_volumes)
+    told, reports = weekly.look(memory, config, now)
     books = ledger.book(fleet)
     return Plan(
         effects=tuple(fleet.effects),
@@ -120,9 +122,10 @@ def plan(world: World, memory: Memory, config: Config, now: datetime) -> Plan:
             untold=books.untold,
             spent=books.spent,
             booked_until=books.booked_until,
+            weekly_told=told,
             zones=_zones(fleet),
             troubles=news.troubles,
-            episodes=news.episodes,
+            episodes=(*news.episodes, *reports),
         ),
         queues=queues,
         instances=tuple(_decisions(fleet)),

@@ -14,9 +14,9 @@ LONGEST = timedelta(days=1100)
 FIRST_YEAR = 2020
 
 ALLOWED = (
-    "write today, week, month, a duration up to now (7d), a year (2026), a month (2026-11), "
-    "a day (2026-11-03), or two of these with .. between them (2026-11-01..2026-11-15, the "
-    "last one included)"
+    "write today, week, month, last-week, last-month, a duration up to now (7d), a year (2026), "
+    "a month (2026-11), a day (2026-11-03), or two of these with .. between them "
+    "(2026-11-01..2026-11-15, the last one included)"
 )
 
 _DATE = re.compile(r"(\d{4})(?:-(\d\d)(?:-(\d\d))?)?", re.ASCII)
@@ -64,11 +64,15 @@ def _named(text: str, now: datetime) -> Period | None:
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
     if text == "today":
         return Period(today, today + DAY)
+    monday = today - today.weekday() * DAY
     if text == "week":
-        monday = today - today.weekday() * DAY
         return Period(monday, monday + 7 * DAY)
+    if text == "last-week":
+        return Period(monday - 7 * DAY, monday)
     if text == "month":
         return _date(f"{today:%Y-%m}")
+    if text == "last-month":
+        return _date(f"{today.replace(day=1) - DAY:%Y-%m}")
     return None
 
 

@@ -76,11 +76,11 @@ def _saved(week: Report) -> list[str]:
 
 def _top(title: str, cost: Counter[str], names: dict[str, str]) -> list[str]:
     named = [
-        f"{one_line(names.get(key, key), LONGEST_NAME)} {eur(share)}"
+        f"{eur(share)} {one_line(names.get(key, key), LONGEST_NAME)}"
         for key, share in cost.most_common(TOP)
         if share
     ]
-    return [f"{title}: {', '.join(named)} (EUR)."] if named else []
+    return [f"{title} (EUR): {'; '.join(named)}."] if named else []
 
 
 def _count(number: int, noun: str) -> str:

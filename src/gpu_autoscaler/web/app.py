@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.resources import files
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 from starlette.applications import Starlette
@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
 from gpu_autoscaler.policy.explain import Explainer, Explanation
+from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.web.guard import Guard
 from gpu_autoscaler.web.health import health_routes
@@ -52,6 +53,12 @@ class Daemon(Protocol):
     async def ask(self, request: Request, within: timedelta) -> Answer | None: ...
 
 
+class Costs(Protocol):
+    """What has it cost? `web.costs.Costs`."""
+
+    async def of(self, since: str, by: By) -> dict[str, Any]: ...
+
+
 class Surface:
     """The handlers, over one daemon."""
 
@@ -62,7 +69,9 @@ class Surface:
         exposition: Callable[[], tuple[bytes, str]],
         *,
         dry_run: bool = False,
+        costs: Costs | None = None,
     ) -> None:
+        self._costs = costs
         self._daemon, self._clock, self._exposition = daemon, clock, exposition
         self._dry_run = dry_run
         self._shown: tuple[Cycle, bytes, str] | None = None
@@ -74,11 +83,13 @@ class Surface:
         """Every path but the health ones."""
         return [
             Route("/", self.page),
+            Route("/costs", self.costs_page),
             Route("/page/{name}", self.asset),
             Route("/metrics", self.metrics),
             Route("/api/v1/openapi.json", self.openapi),
             Route("/api/v1/status", self.status),
             Route("/api/v1/explain/{name:path}", self.explain),
+            Route("/api/v1/costs", self.costs),
             Route("/api/v1/reconcile", self.reconcile, methods=["POST"]),
             *self._request_routes("queues", RequestKind.PAUSE, RequestKind.RESUME),
             *self._request_routes(
@@ -95,6 +106,25 @@ class Surface:
     async def page(self, request: HttpRequest) -> Response:
         """`/`."""
         return Response(self._files["index.html"], media_type="text/html")
+
+    async def costs_page(self, request: HttpRequest) -> Response:
+        """`/costs`."""
+        return Response(self._files["costs.html"], media_type="text/html")
+
+    async def costs(self, request: HttpRequest) -> Response:
+        """What a period has cost, and by what."""
+        if self._costs is None:
+            return _refused(503, "this daemon keeps no ledger")
+        since = request.query_params.get("since", "month")
+        by = request.query_params.get("by", By.DAY)
+        if by not in list(By):
+            return _refused(400, f"by: write {', '.join(By)}")
+        try:
+            return JSONResponse(await self._costs.of(since, By(by)))
+        except ValueError as error:
+            return _refused(400, f"since: {error}")
+        except OSError as error:
+            return _refused(503, str(error))
 
     async def asset(self, request: HttpRequest) -> Response:
         """What the page is made of."""
@@ -161,9 +191,10 @@ def surface_app(
     exposition: Callable[[], tuple[bytes, str]],
     *,
     dry_run: bool = False,
+    costs: Costs | None = None,
 ) -> Guard:
     """The whole surface behind its guard; without a token only this machine may ask."""
-    surface = Surface(daemon, clock, exposition, dry_run=dry_run)
+    surface = Surface(daemon, clock, exposition, dry_run=dry_run, costs=costs)
     handlers = {404: _not_found, 405: _wrong_method, 500: _broken}
     routes = [*health_routes(daemon, clock), *surface.routes()]
     return Guard(Starlette(routes=routes, exception_handlers=handlers), token)

@@ -42,6 +42,8 @@ class _News:
     told: bool
     """Its beginning was: what is left to tell is its end."""
     ended_at: datetime | None = None
+    until: datetime | None = None
+    """Then it is no news any more."""
 
 
 class Channel:
@@ -66,9 +68,9 @@ class Channel:
         """Until everything is told."""
         await self._idle.wait()
 
-    def begin(self, episode: Episode) -> None:
-        """To be told."""
-        self._add(_News(episode, told=False))
+    def begin(self, episode: Episode, until: datetime | None = None) -> None:
+        """To be told, by then at the latest."""
+        self._add(_News(episode, told=False, until=until))
 
     def end(self, episode: Episode, at: datetime) -> None:
         """To be told as well, unless its beginning was not: what nobody heard of, and is over, is
@@ -91,6 +93,8 @@ class Channel:
         pause = FIRST_PAUSE_SECONDS
         while True:
             await self._wake.wait()
+            now = self._clock.now()
+            self._news = [each for each in self._news if each.until is None or now < each.until]
             self._being_told = tuple(self._news)
             accepted = not self._being_told or await self._deliver(self._being_told)
             self._settle(accepted=accepted)

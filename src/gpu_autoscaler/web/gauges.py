@@ -11,6 +11,7 @@ from datetime import datetime
 from prometheus_client.core import GaugeMetricFamily
 
 from gpu_autoscaler.domain.lifecycle import BILLED
+from gpu_autoscaler.policy.budgets import standings
 from gpu_autoscaler.policy.settings import BREAKER_FAILURES
 from gpu_autoscaler.runtime.loop import Cycle
 
@@ -22,7 +23,12 @@ _Counts = Counter[tuple[str, ...]]
 
 def gauges(cycle: Cycle, last_success: datetime | None) -> list[GaugeMetricFamily]:
     """Every gauge of this cycle; `last_success`: the end of the last one that saw everything."""
-    return [*_of_the_loop(cycle, last_success), *_of_queues(cycle), *_of_the_fleet(cycle)]
+    return [
+        *_of_the_loop(cycle, last_success),
+        *_of_queues(cycle),
+        *_of_the_fleet(cycle),
+        *_of_budgets(cycle),
+    ]
 
 
 def _of_the_loop(cycle: Cycle, last_success: datetime | None) -> list[GaugeMetricFamily]:
@@ -130,6 +136,28 @@ def _of_the_fleet(cycle: Cycle) -> list[GaugeMetricFamily]:
             "The bound on what the fleet may cost; absent when there is none.",
             [],
             {} if bound is None else {(): bound},
+        ),
+    ]
+
+
+def _of_budgets(cycle: Cycle) -> list[GaugeMetricFamily]:
+    memory, prices = cycle.plan.memory, cycle.world.prices
+    found = {
+        (each.queue, each.budget.per): each
+        for each in standings(memory, cycle.config, prices, cycle.finished_at)
+    }
+    return [
+        _family(
+            "budget_euros",
+            "What the period may cost; without a queue that of the whole fleet.",
+            ["queue", "per"],
+            {key: each.budget.eur for key, each in found.items()},
+        ),
+        _family(
+            "budget_spent_ratio",
+            "How much of the budget is spent; 1 and more: it is used up.",
+            ["queue", "per"],
+            {key: each.share for key, each in found.items()},
         ),
     ]
 

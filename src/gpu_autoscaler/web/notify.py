@@ -5,7 +5,11 @@ Whatever becomes of a channel, the loop is not delayed, and the other channels a
 """
 
 import asyncio
-from datetime import datetime
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
 
 from gpu_autoscaler.config.channels import scheme
 from gpu_autoscaler.config.models import Config
@@ -14,12 +18,30 @@ from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.web.channel import DEADLINE_SECONDS, Channel, Send, send_by_apprise
 
+log = structlog.get_logger("gpu_autoscaler")
+
+REPORT_DEADLINE_SECONDS = 120.0
+REPORT_PAUSE_SECONDS = 600.0
+REPORT_KEPT = timedelta(days=1)
+"""A report that cannot be made, or that a channel does not take, for so long is not told."""
+
+Weekly = Callable[[datetime], Awaitable[tuple[str, str]]]
+"""What the seven days (UTC) before this day have cost: a headline, and text. Raises OSError."""
+
 
 class Notifier:
     """Follows the cycles and tells every channel in the background; open it with `async with`."""
 
-    def __init__(self, config: Config, clock: Clock, send: Send = send_by_apprise) -> None:
-        self._config, self._clock, self._send = config, clock, send
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        send: Send = send_by_apprise,
+        weekly: Weekly | None = None,
+    ) -> None:
+        """Without `weekly` no report is told."""
+        self._config, self._clock, self._send, self._weekly = config, clock, send, weekly
+        self._reporting: set[asyncio.Task[None]] = set()
         self._channels: dict[str, Channel] = {}
         """By URL."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -32,6 +54,9 @@ class Notifier:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for reporting in self._reporting:
+            reporting.cancel()
+        await asyncio.gather(*self._reporting, return_exceptions=True)
         closing = (channel.close() for channel in self._channels.values())
         await asyncio.gather(*closing, *self._closing)
 
@@ -64,13 +89,41 @@ class Notifier:
 
     async def sent(self) -> None:
         """Wait until everything is told, for no longer than one try may take."""
-        idle = [asyncio.ensure_future(channel.idle()) for channel in self._channels.values()]
-        if idle:
-            _, late = await asyncio.wait(idle, timeout=DEADLINE_SECONDS)
-            for each in late:
-                each.cancel()
+        told = asyncio.ensure_future(self._told())
+        await asyncio.wait([told], timeout=DEADLINE_SECONDS)
+        told.cancel()
+
+    async def _told(self) -> None:
+        await asyncio.gather(*map(asyncio.shield, self._reporting))
+        await asyncio.gather(*(channel.idle() for channel in self._channels.values()))
+
+    async def _report(self, weekly: Weekly, event: Episode) -> None:
+        """Make the report, in the background, and give it to the channels."""
+        until, failing = self._clock.now() + REPORT_KEPT, False
+        while self._clock.now() < until:
+            try:
+                async with asyncio.timeout(REPORT_DEADLINE_SECONDS):
+                    headline, text = await weekly(event.since)
+            except Exception as error:  # a defect of ours must not be silent either
+                if not failing:
+                    why = str(error) or type(error).__name__
+                    log.warning("failing", subject="weekly report", error=why)
+                failing = True
+                await self._clock.sleep(REPORT_PAUSE_SECONDS)
+            else:
+                made = replace(event, subject=headline, text=text)
+                for channel in self._of(made):
+                    channel.begin(made, until)
+                return
+        log.error("given up", subject="weekly report", error="it could not be made for a day")
 
     def _begun(self, episode: Episode) -> None:
+        if episode.kind is EpisodeKind.WEEKLY_REPORT:
+            if self._weekly is not None:
+                reporting = asyncio.create_task(self._report(self._weekly, episode))
+                self._reporting.add(reporting)
+                reporting.add_done_callback(self._reporting.discard)
+            return
         for channel in self._of(episode):
             channel.begin(episode)
 

@@ -7,13 +7,39 @@ from pydantic import TypeAdapter
 
 from gpu_autoscaler import __version__
 from gpu_autoscaler.policy.explain import Explanation
+from gpu_autoscaler.reports.period import ALLOWED
+from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.web.status import Status
 
 REF = "#/components/schemas/{model}"
 
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_SINCE = {
+    "name": "since",
+    "in": "query",
+    "description": f"As `gpu-autoscaler cost --since`; by default `month`: {ALLOWED}",
+    "schema": {"type": "string"},
+}
+_BY = {"name": "by", "in": "query", "schema": {"enum": [*By], "default": By.DAY}}
+_COSTS = {
+    "type": "object",
+    "description": "As `gpu-autoscaler cost --format json`; config/README.md says what it means.",
+    "properties": {
+        "fleet": {"type": "string"},
+        "since": {"type": "string", "format": "date-time"},
+        "until": {"type": "string", "format": "date-time"},
+        "by": {"enum": [*By]},
+        "rows": {"type": "array", "items": {"type": "object"}},
+        "overhead": {"type": "array", "items": {"type": "object"}},
+        "total": {"type": "object"},
+        "always_on": {"type": ["object", "null"]},
+        "warnings": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["fleet", "since", "until", "by", "rows", "overhead", "total", "warnings"],
+}
 _REQUESTS = {"queues": ("pause", "resume"), "instances": ("keep", "release", "stop")}
 _REFUSALS = {
+    "400": "What is asked for says nothing; what may be written.",
     "401": "The token is missing or wrong.",
     "403": "This machine may not ask, or the header X-Requested-With is missing.",
     "409": "The plan says why it is not done.",
@@ -30,6 +56,7 @@ def document() -> dict[str, Any]:
         schema = TypeAdapter(kind).json_schema(ref_template=REF, mode="serialization")
         schemas |= schema.pop("$defs", {})
         schemas[kind.__name__] = schema
+    schemas["Costs"] = _COSTS
     schemas["Done"] = _sentence("done", "What is done now.")
     schemas["Refused"] = _sentence("error", "Why nothing is done, and what to do.")
     paths: dict[str, Any] = {
@@ -40,6 +67,10 @@ def document() -> dict[str, Any]:
         "/api/v1/explain/{name}": {
             "get": _operation("Why a task, an instance or a queue is as it is", "Explanation"),
             "parameters": [_NAME],
+        },
+        "/api/v1/costs": {
+            "get": _operation("What a period has cost, and by what", "Costs"),
+            "parameters": [_SINCE, _BY],
         },
         "/api/v1/reconcile": {"post": _operation("Begin the next cycle now", "Done")},
     }

@@ -13,6 +13,7 @@ from gpu_autoscaler.domain.lifecycle import BILLED
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Said
 from gpu_autoscaler.domain.model import Task, TaskStatus
+from gpu_autoscaler.policy.budgets import standings
 from gpu_autoscaler.policy.history import saved
 from gpu_autoscaler.policy.outlook import Step, by_name, next_step
 from gpu_autoscaler.runtime.loop import Cycle
@@ -45,6 +46,24 @@ class Money:
     """Against as many machines as ever worked at once this month, always on."""
     prices_read_at: datetime | None = None
     """When Scaleway named the prices; the oldest of them, where zones were asked at other times."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShown:
+    """A budget in its present period."""
+
+    name: str
+    """For people: `20.00 EUR a day for H100-1-80G`."""
+    queue: str
+    """Empty: that of the whole fleet."""
+    per: str
+    eur: float
+    spent_eur: float
+    projected_eur: float
+    """By its end, if all that is paid for now goes on."""
+    until: datetime
+    holds: bool
+    """It is used up: nothing is launched until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +136,7 @@ class Status:
     dry_run: bool
     problems: tuple[Problem, ...]
     money: Money
+    budgets: tuple[BudgetShown, ...]
     queues: tuple[QueueShown, ...]
     instances: tuple[InstanceShown, ...]
     decisions: tuple[Said, ...]
@@ -141,6 +161,7 @@ def status(cycle: Cycle, *, dry_run: bool = False) -> Status:
         dry_run=dry_run,
         problems=tuple(_problems(cycle, dry_run=dry_run)),
         money=_money(cycle),
+        budgets=_budgets(cycle),
         queues=tuple(_queue(cycle, decided[name]) for name in config.queues),
         instances=tuple(
             _instance(cycle, one, known[one.name], running.get(one.name))
@@ -185,6 +206,23 @@ def _money(cycle: Cycle) -> Money:
     against = max(0.0, saved(kept, cycle.finished_at))
     read_at = cycle.world.prices_read_at
     return Money(now, kept.month, round(kept.eur, 2), round(against, 2), read_at)
+
+
+def _budgets(cycle: Cycle) -> tuple[BudgetShown, ...]:
+    memory, prices = cycle.plan.memory, cycle.world.prices
+    return tuple(
+        BudgetShown(
+            name=each.name,
+            queue=each.queue,
+            per=each.budget.per,
+            eur=each.budget.eur,
+            spent_eur=round(each.eur, 2),
+            projected_eur=round(each.projected_eur, 2),
+            until=each.until,
+            holds=each.blocks,
+        )
+        for each in standings(memory, cycle.config, prices, cycle.finished_at)
+    )
 
 
 def _queue(cycle: Cycle, decision: QueueDecision) -> QueueShown:

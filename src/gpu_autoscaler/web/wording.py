@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gpu_autoscaler.config.units import format_duration
-from gpu_autoscaler.domain.episodes import Episode, Severity
+from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Piece:
             # a clock that was set back meanwhile makes it nothing, not less
             lasted = format_duration(max(self.ended_at - episode.since, timedelta(0)))
             return f"Over after {lasted} (since {since})."
+        if episode.kind is EpisodeKind.WEEKLY_REPORT:
+            return episode.text
         text = episode.text[:1].upper() + episode.text[1:]
         return f"{text}.\nSince {since}; severity: {episode.severity}."
 

@@ -109,6 +109,7 @@ function figures() {
   const spent = figure("Spent", "EUR");
   const saved = figure("Saved", "EUR");
   const oldest = moment("for");
+  const budgetRows = new Rows(budgetRow);
   waiting.note.append("oldest for ", oldest);
   return {
     show(status) {
@@ -140,10 +141,39 @@ function figures() {
       text(saved.term, `Saved in ${called}`);
       text(saved.value, euros(saved_eur));
 
+      const { budgets = [] } = status; // a daemon of an older version has none
+      arrange(
+        byId("budgets"),
+        budgets.map((budget) => budgetRows.use(`${budget.queue} ${budget.per}`, budget)),
+      );
+      budgetRows.sweep();
+      byId("budgets").hidden = budgets.length === 0;
+
       const asleep = status.instances.every(({ state }) => kindOf(state) === "off");
       const quiet = byId("quiet");
       quiet.hidden = !(asleep && tasks === 0);
       text(quiet, `No task waits. No machine runs. ${euros(eur_per_hour)} EUR/h.`);
+    },
+  };
+}
+
+function budgetRow() {
+  const bar = svg("rect", { height: 1 });
+  const box = { class: "share", viewBox: "0 0 100 1", preserveAspectRatio: "none" };
+  const called = name();
+  const said = el("span");
+  const held = el("strong");
+  const until = moment("in");
+  const rest = el("small", {}, " next one ", until);
+  return {
+    node: el("li", {}, svg("svg", { ...box, "aria-hidden": "true" }, bar), called, said, held, rest),
+    patch({ name: budget, eur, spent_eur, projected_eur, until: end, holds }) {
+      attr(bar, "width", Math.min(100, (100 * spent_eur) / eur));
+      attr(bar, "class", spent_eur >= eur ? "full" : null);
+      text(called, `Budget of ${budget}`);
+      text(said, `: ${euros(spent_eur)} spent, ${euros(projected_eur)} by its end if all goes on`);
+      text(held, holds ? "; used up: nothing is launched, what runs finishes" : "");
+      setMoment(until, end);
     },
   };
 }
