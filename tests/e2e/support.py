@@ -131,9 +131,9 @@ class Emulated:
         found = self.clearml.queues.named(name)
         return found.id if found else self.clearml.create_queue(name)
 
-    def task(self, seconds: float = 3600.0) -> TaskRecord:
+    def task(self, seconds: float = 3600.0, queue: str = QUEUE) -> TaskRecord:
         """Somebody enqueues a task."""
-        return self.clearml.task(self.clearml.create_task(TASK, self.queue(), seconds))
+        return self.clearml.task(self.clearml.create_task(TASK, self.queue(queue), seconds))
 
     def servers(self) -> list[Server]:
         """All that exist, oldest first."""

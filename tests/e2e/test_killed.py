@@ -16,7 +16,9 @@ from tests.e2e.support import Emulated, daemon_environment, emulated, in_real_ti
 pytestmark = pytest.mark.e2e
 
 SPEED = 60.0
-WANTED = 3
+QUEUES = ("H100-1-80G", "H100-2-80G", "H100-SXM-4-80G")
+"""Each with a placement of its own: at one of them launches take turns."""
+WANTED = len(QUEUES)
 STEPS = {
     "its volume is tagged": r"PATCH /block/.*/volumes/",
     "it gets its user data": r"PATCH .*/user_data/",
@@ -59,10 +61,11 @@ async def test_killed_while_three_are_being_made(
 ) -> None:
     clock = ScaledClock(SPEED)
     async with emulated(clock) as world:
-        tasks = [world.task(seconds=1e6) for _ in range(WANTED)]
+        tasks = [world.task(seconds=1e6, queue=name) for name in QUEUES]
         for step in hanging:
             world.scaleway_faults.add("slow", STEPS[step], count=1, seconds=HANGS_SECONDS)
-        config = world.config(tmp_path, change={"poll_interval": "30s"}, max_instances=10)
+        queues = {name: {"placements": [{"type": name, "zone": "fr-par-2"}]} for name in QUEUES}
+        config = world.config(tmp_path, change={"poll_interval": "30s", "queues": queues})
         words = fast_cli.command(clock, "run", "--config", str(config))
         environment = daemon_environment(tmp_path)
 
