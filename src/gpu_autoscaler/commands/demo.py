@@ -12,13 +12,14 @@ import webbrowser
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 
-from gpu_autoscaler.commands.cost import Format, cost, open_books
+from gpu_autoscaler.commands.cost import Format, cost, open_books, read
 from gpu_autoscaler.commands.demo_page import DemoPage
 from gpu_autoscaler.commands.demo_view import View
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
@@ -28,6 +29,7 @@ from gpu_autoscaler.config.load import parse_config
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.config.watch import Reload
+from gpu_autoscaler.domain.ledger import Page, Stretch
 from gpu_autoscaler.domain.model import Availability
 from gpu_autoscaler.emulator import sample
 from gpu_autoscaler.emulator.clearml_http import clearml_app
@@ -40,7 +42,7 @@ from gpu_autoscaler.emulator.scaleway_http import FULL_ACCESS, scaleway_app
 from gpu_autoscaler.emulator.scaleway_model import ScalewayModel
 from gpu_autoscaler.emulator.scaleway_state import PROJECT, Server
 from gpu_autoscaler.emulator.timeline import Timeline
-from gpu_autoscaler.reports.period import parse_period
+from gpu_autoscaler.reports.period import Period, parse_period
 from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, LoopClock, RandomIds, Stopwatch, run_virtual
 from gpu_autoscaler.runtime.loop import Loop
@@ -85,7 +87,7 @@ def demo(
             temporary = tempfile.TemporaryDirectory(prefix="gpu-autoscaler-demo-")
             directory = Path(stack.enter_context(temporary))
         if console is not None:
-            url = stack.enter_context(page.served())
+            url = stack.enter_context(page.served(partial(_read, directory)))
             console.print(f"The status page is at {url}", highlight=False)
             if browser:
                 webbrowser.open(url)
@@ -182,6 +184,12 @@ async def _account(directory: Path, clock: LoopClock, console: Console) -> None:
     days = parse_period(_days(clock.now()), clock.now())
     table = Format.TABLE
     await cost(books, days, clock, console, by=By.USER, format_=table, always_on=None)
+
+
+async def _read(directory: Path, period: Period, now: datetime) -> tuple[list[Page], list[Stretch]]:
+    """What a report needs, for the page."""
+    books = open_books(str(directory / CONFIG), {"HOME": str(directory)})
+    return await read(books, period, now)
 
 
 def _days(now: datetime) -> str:

@@ -11,6 +11,7 @@ from gpu_autoscaler.domain.requests import Answer, Request
 from gpu_autoscaler.runtime.clock import VIRTUAL_START, SystemClock
 from gpu_autoscaler.runtime.loop import Cycle, Loop
 from gpu_autoscaler.web.app import surface_app
+from gpu_autoscaler.web.costs import Costs, Read
 
 PATIENCE = timedelta(hours=1)
 """Of the demo's time, of which minutes pass in every real moment."""
@@ -52,8 +53,9 @@ class DemoPage(SystemClock):
         return await asyncio.wrap_future(asked)
 
     @contextlib.contextmanager
-    def served(self) -> Iterator[str]:
-        """While the block runs; its address."""
-        app = surface_app(self, self, None, lambda: (b"", "text/plain"))
+    def served(self, read: Read) -> Iterator[str]:
+        """While the block runs; its address. What it cost comes from `read`."""
+        costs = Costs("demo", read, self)
+        app = surface_app(self, self, None, lambda: (b"", "text/plain"), costs=costs)
         with bind(LOOPBACK, 0) as listener, served_in_thread(app, listener) as port:
             yield f"http://{LOOPBACK}:{port}/"
