@@ -32,6 +32,11 @@ class InMemoryBucket:
         """The object: may be looked at, replaced and removed."""
         self.aside: dict[str, bytes] = {}
         """What was set aside, by suffix."""
+        self._others: dict[str, InMemoryBucket] = {}
+
+    def at(self, key: str) -> "InMemoryBucket":
+        """Another object, without these hooks."""
+        return self._others.setdefault(key, InMemoryBucket(self._clock))
 
     async def get(self) -> Blob | None:
         """See `Bucket`."""
