@@ -17,7 +17,7 @@ from gpu_autoscaler.commands import storing, wiring
 from gpu_autoscaler.commands.check import check_online
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
 from gpu_autoscaler.commands.findings import Finding, Level, as_json, bad, good, note, show
-from gpu_autoscaler.config.models import StoreConfig
+from gpu_autoscaler.config.services import StoreConfig
 from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.memory import SCHEMA_VERSION
 from gpu_autoscaler.domain.model import Availability, Placement

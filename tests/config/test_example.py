@@ -10,18 +10,20 @@ from gpu_autoscaler.config.hours import WindowConfig, WorkingHoursConfig
 from gpu_autoscaler.config.load import load_config
 from gpu_autoscaler.config.models import (
     AgentConfig,
-    ChannelConfig,
-    ClearmlConfig,
     Config,
     PlacementConfig,
     QueueConfig,
-    ScalewayConfig,
-    StoreConfig,
     VolumeConfig,
-    WeeklyReportConfig,
 )
 from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.secrets import SECRET_VARIABLES
+from gpu_autoscaler.config.services import (
+    ChannelConfig,
+    ClearmlConfig,
+    ScalewayConfig,
+    StoreConfig,
+    WeeklyReportConfig,
+)
 
 FOLDER = Path(__file__).parents[2] / "config"
 EXAMPLE = FOLDER / "queues.example.yaml"

@@ -6,15 +6,13 @@ from pydantic import ValidationError
 from gpu_autoscaler.config.fields import looks_secret, slug
 from gpu_autoscaler.config.models import (
     AgentConfig,
-    ClearmlConfig,
     Config,
     Machine,
     PlacementConfig,
     QueueConfig,
-    ScalewayConfig,
-    StoreConfig,
     VolumeConfig,
 )
+from gpu_autoscaler.config.services import ClearmlConfig, ScalewayConfig, StoreConfig
 from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.model import Placement
 from tests.policy.worlds import config

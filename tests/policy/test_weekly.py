@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_autoscaler.config.models import Config, WeeklyReportConfig
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.services import WeeklyReportConfig
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.weekly import last_moment, look
 from tests.policy.worlds import Story, config, registered

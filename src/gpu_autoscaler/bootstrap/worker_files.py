@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Iterator
 
 from gpu_autoscaler.bootstrap.quoting import environment_line, exec_word, hocon_string
-from gpu_autoscaler.config.models import AgentConfig, ClearmlConfig
+from gpu_autoscaler.config.models import AgentConfig
 from gpu_autoscaler.config.secrets import Secrets
+from gpu_autoscaler.config.services import ClearmlConfig
 
 
 def clearml_conf(agent: AgentConfig, scratch: str, secrets: Secrets) -> str:

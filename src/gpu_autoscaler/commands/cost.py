@@ -14,6 +14,7 @@ from rich.table import Table
 
 from gpu_autoscaler.commands.reading import watcher_at
 from gpu_autoscaler.commands.storing import ledger_of, read_only_store
+from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.problems import ConfigError
 from gpu_autoscaler.config.secrets import Secrets, load_secrets
 from gpu_autoscaler.domain.clock import Clock
@@ -61,6 +62,11 @@ class Books:
     store: Store
 
 
+def books_of(config: Config, secrets: Secrets | None) -> Books:
+    """Of a configuration; secrets are needed where its store is in object storage."""
+    return Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
+
+
 def open_books(place: str, env: Mapping[str, str]) -> Books:
     """Of the configuration at this place; secrets are needed only where one of the two is in
     object storage. Raises ConfigError."""
@@ -76,7 +82,7 @@ def open_books(place: str, env: Mapping[str, str]) -> Books:
     config = watcher.current()
     if config.store is not None and secrets is None:
         raise missing
-    return Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
+    return books_of(config, secrets)
 
 
 async def reckon(

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from gpu_autoscaler.commands.cost import Format, cost, open_books, read
+from gpu_autoscaler.commands.cost import Format, Found, cost, open_books, read
 from gpu_autoscaler.commands.demo_page import DemoPage
 from gpu_autoscaler.commands.demo_view import View
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
@@ -29,7 +29,6 @@ from gpu_autoscaler.config.load import parse_config
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
 from gpu_autoscaler.config.watch import Reload
-from gpu_autoscaler.domain.ledger import Page, Stretch
 from gpu_autoscaler.domain.model import Availability
 from gpu_autoscaler.emulator import sample
 from gpu_autoscaler.emulator.clearml_http import clearml_app
@@ -186,7 +185,7 @@ async def _account(directory: Path, clock: LoopClock, console: Console) -> None:
     await cost(books, days, clock, console, by=By.USER, format_=table, always_on=None)
 
 
-async def _read(directory: Path, period: Period, now: datetime) -> tuple[list[Page], list[Stretch]]:
+async def _read(directory: Path, period: Period, now: datetime) -> Found:
     """What a report needs, for the page."""
     books = open_books(str(directory / CONFIG), {"HOME": str(directory)})
     return await read(books, period, now)

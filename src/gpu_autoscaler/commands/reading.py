@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from gpu_autoscaler.config.document import MAX_FILE_BYTES
-from gpu_autoscaler.config.models import StoreConfig
 from gpu_autoscaler.config.problems import ConfigError, Problem
 from gpu_autoscaler.config.secrets import PREFIX, Secrets
+from gpu_autoscaler.config.services import StoreConfig
 from gpu_autoscaler.config.watch import ConfigWatcher
 from gpu_autoscaler.domain.errors import StoreError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from gpu_autoscaler.commands.cost import Books, Found, read
+from gpu_autoscaler.commands.cost import Found, books_of, read
 from gpu_autoscaler.commands.serving import bind, served
 from gpu_autoscaler.commands.storing import ledger_of, open_store, read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
@@ -143,8 +143,7 @@ def costs_of(setup: Setup, clock: Clock) -> Costs:
 
     def reading(period: Period, now: datetime) -> Coroutine[Any, Any, Found]:
         # made anew: what is made for one event loop is not for another
-        books = Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
-        return read(books, period, now)
+        return read(books_of(config, secrets), period, now)
 
     return Costs(config.fleet, reading, clock)
 

@@ -9,8 +9,9 @@ import structlog
 
 from gpu_autoscaler.commands.reading import bucket_of
 from gpu_autoscaler.commands.wiring import Setup
-from gpu_autoscaler.config.models import Config, StoreConfig
+from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.secrets import Secrets
+from gpu_autoscaler.config.services import StoreConfig
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.runtime.clock import RandomIds
 from gpu_autoscaler.runtime.ports import Store

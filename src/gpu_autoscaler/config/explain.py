@@ -14,19 +14,21 @@ from gpu_autoscaler.config.fields import looks_secret
 from gpu_autoscaler.config.hours import WindowConfig, WorkingHoursConfig
 from gpu_autoscaler.config.models import (
     AgentConfig,
-    ChannelConfig,
-    ClearmlConfig,
     Config,
     PlacementConfig,
     QueueConfig,
-    ScalewayConfig,
-    StoreConfig,
     VolumeConfig,
-    WeeklyReportConfig,
 )
 from gpu_autoscaler.config.money import BudgetConfig, PricesConfig
 from gpu_autoscaler.config.problems import KeyPath
 from gpu_autoscaler.config.secrets import PREFIX, SECRET_VARIABLES
+from gpu_autoscaler.config.services import (
+    ChannelConfig,
+    ClearmlConfig,
+    ScalewayConfig,
+    StoreConfig,
+    WeeklyReportConfig,
+)
 
 MAX_SHOWN_CHARACTERS = 60
 

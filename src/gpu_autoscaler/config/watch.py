@@ -13,8 +13,9 @@ from typing import Self
 
 from gpu_autoscaler.config.document import read_bytes
 from gpu_autoscaler.config.load import parse_config
-from gpu_autoscaler.config.models import Config, StoreConfig
+from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.config.problems import ConfigError, Problem
+from gpu_autoscaler.config.services import StoreConfig
 from gpu_autoscaler.config.units import format_duration
 
 

@@ -3,7 +3,8 @@
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
-from gpu_autoscaler.config.models import Config, WeeklyReportConfig
+from gpu_autoscaler.config.models import Config
+from gpu_autoscaler.config.services import WeeklyReportConfig
 from gpu_autoscaler.domain.episodes import Episode, EpisodeKind, Severity
 from gpu_autoscaler.domain.memory import Memory
 
