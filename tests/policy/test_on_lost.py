@@ -449,6 +449,30 @@ def test_one_that_was_stopped_once_and_started_again_dies_by_itself_all_the_same
     assert [effect.task.id for effect in outcome(story)] == ["t2"]
 
 
+@pytest.mark.parametrize("later", [1, 14])
+@pytest.mark.parametrize("state", ["stopped in place", "stopped"])
+def test_one_that_we_started_and_that_worked_and_died_before_anybody_could_remember(
+    state: str, later: int
+) -> None:
+    """The store did not answer: what is remembered is that it was stopped, and told to start."""
+    story = busy()
+    story.end("t1")
+    story.done(*story.wait(minutes(60)).effects)
+    go(story, "stopped")
+    story.wait(minutes(20))
+    story.enqueue("t2")
+    made = story.cycle(reports=False)
+    assert verbs(made) == ["start"]
+    story.run("m1", "t2")
+    story.now += minutes(4)
+    story.end("t2", "stopped")
+    story.workers.clear()
+    went_off = story.now + seconds(40)
+    story.has(replace(story.instances["m1"], state=ServerState(state), modified_at=went_off))
+    story.now += minutes(later)
+    assert [effect.task.id for effect in outcome(story)] == ["t2"]
+
+
 def test_a_return_that_fails_is_tried_again_however_long_the_machine_was_silent_before() -> None:
     story = busy()
     for _ in range(60):

@@ -36,17 +36,13 @@ def watched(fleet: Fleet, offs: Mapping[str, PowerOff]) -> dict[str, PowerOff]:
             over = watched_off.known_ended if watched_off else ()
             off = PowerOff(queue.name, fleet.clearml_now, over, ours=False, at_work_at=since)
             found[known.last_seen.name] = off
-    for server_id, fact in fleet.facts.items():
+    for fact in fleet.facts.values():
         queue = fleet.queue(fact.instance.queue)
-        first_sight = server_id not in fleet.memory.instances and fact.name not in found
-        went_off = fact.instance.modified_at
-        lately = fleet.clearml_now - went_off < RESCUE_WATCH
-        if not (first_sight and fact.state in _DOWN and (fact.claims or lately)):
-            continue
-        if queue is not None and queue.on_lost == "requeue":
-            # it came and went while nobody could keep a memory
+        requeues = queue is not None and queue.on_lost == "requeue"
+        if requeues and fact.name not in found and _came_and_went(fleet, fact):
+            went_off = fact.instance.modified_at
             since = went_off - GOING_OFF
-            found[fact.name] = PowerOff(queue.name, went_off, ours=False, at_work_at=since)
+            found[fact.name] = PowerOff(fact.instance.queue, went_off, ours=False, at_work_at=since)
     at_work = {task.machine for task in fleet.world.clearml.open_tasks}
     for pending in fleet.memory.pending.values():
         queue = fleet.queue(pending.queue)
@@ -64,6 +60,19 @@ def _is_lost(before: InstanceMemory, fact: Fact | None) -> bool:
         return bool(fact.claims)
     went_down = fact is None or fact.state in _DOWN
     return went_down and before.state in ON and before.stop_decided_at is None
+
+
+def _came_and_went(fleet: Fleet, fact: Fact) -> bool:
+    """Whether it is down, and may have been at work while nobody could keep a memory."""
+    lately = fleet.clearml_now - fact.instance.modified_at < RESCUE_WATCH
+    if fact.state not in _DOWN or not (fact.claims or lately):
+        return False
+    known = fleet.memory.instances.get(fact.instance.id)
+    if known is None:
+        return True
+    before, now = known.last_seen, fact.instance
+    touched = (before.tags, before.protected) != (now.tags, now.protected)
+    return known.state not in ON and before.modified_at < now.modified_at and not touched
 
 
 def _last_at_work(before: InstanceMemory, last_cycle: datetime) -> datetime:
