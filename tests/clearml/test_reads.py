@@ -9,7 +9,7 @@ import pytest
 
 from gpu_autoscaler.clearml import api as api_module
 from gpu_autoscaler.clearml.api import ClearmlApi
-from gpu_autoscaler.domain.errors import Transient
+from gpu_autoscaler.domain.errors import NotFound, Transient
 from gpu_autoscaler.domain.model import Entry, Queue, Task, TaskStatus, Worker
 from gpu_autoscaler.runtime.clock import LoopClock, run_virtual
 from gpu_autoscaler.runtime.ports import Clearml
@@ -119,6 +119,22 @@ def test_queues_come_by_name_with_entries_in_the_order_served() -> None:
         "H100": Queue("q1", "H100", (Entry("t9", AT_1), Entry("t1", AT_0)), ("force_workers:off",)),
         "L4": Queue("q2", "L4"),
     }
+
+
+def test_a_queue_gets_the_tags_of_a_pause_and_keeps_its_own() -> None:
+    server = Server()
+    there = queue(1, "H100", tags=["theirs", "force_workers:off"])
+    server.on("queues.get_all", answer(queues=[there]))
+    server.on("queues.update", answer(updated=1, fields={}))
+    ours = Queue("q1", "H100")
+    ask(server, lambda api: api.tag_queue(ours, {"force_workers:off", "budget-used-up"}))
+    ask(server, lambda api: api.tag_queue(ours, ()))
+    assert server.bodies("queues.update") == [
+        {"queue": "q1", "tags": ["theirs", "budget-used-up", "force_workers:off"]},
+        {"queue": "q1", "tags": ["theirs"]},
+    ]
+    with pytest.raises(NotFound, match="has no queue H100 any more"):
+        ask(server, lambda api: api.tag_queue(Queue("q9", "H100"), ()))
 
 
 def test_queues_are_asked_for_in_one_request_that_matches_exactly_these_names() -> None:

@@ -10,10 +10,11 @@ import pytest
 from gpu_autoscaler.domain.effects import Reason, TagQueue
 from gpu_autoscaler.domain.episodes import EpisodeKind, Severity
 from gpu_autoscaler.domain.memory import Memory, Pause
-from gpu_autoscaler.domain.model import PAUSE_TAG
+from gpu_autoscaler.domain.model import BUDGET_TAG, PAUSE_TAG, PAUSE_TAGS
 from gpu_autoscaler.domain.requests import Request, RequestKind
 from gpu_autoscaler.policy.budgets import Standing, held, period, standings
 from gpu_autoscaler.policy.explain import Explainer
+from gpu_autoscaler.policy.questions import queue_names
 from tests.policy.worlds import QUEUE, START, TYPE, Story, config, known, minutes, reasons
 from tests.store.test_ledger import stretch
 
@@ -106,7 +107,7 @@ def test_at_the_cap_nothing_is_launched_and_nothing_pulled() -> None:
     made = here.cycle()
     (tag,) = made.effects
     assert isinstance(tag, TagQueue)
-    assert (tag.paused, tag.reason) == (True, Reason.BUDGET)
+    assert (tag.tags, tag.reason) == (PAUSE_TAGS, Reason.BUDGET)
     because = (
         "the budget of 20.00 EUR a day for the fleet is used up (20.00 EUR): "
         "it opens again at 2026-09-08 00:00 UTC"
@@ -120,12 +121,12 @@ def test_at_the_cap_nothing_is_launched_and_nothing_pulled() -> None:
 def test_in_the_next_period_it_goes_on_by_itself() -> None:
     here = story(25.0)
     here.cycle()
-    here.queue_tags = (PAUSE_TAG,)
+    here.queue_tags = tuple(PAUSE_TAGS)
     here.cycle()
     here.now = moment("2026-09-08T00:00")
     made = here.cycle()
     (untag, *_) = [each for each in made.effects if isinstance(each, TagQueue)]
-    assert (untag.paused, untag.reason) == (False, Reason.BUDGET)
+    assert (untag.tags, untag.reason) == (frozenset(), Reason.BUDGET)
     here.queue_tags = ()
     here.done(untag)
     assert reasons(here.cycle()) in (["demand"], [])
@@ -150,13 +151,47 @@ def test_a_person_s_pause_outlives_the_budget_and_a_resume_does_not_end_it() -> 
     assert made.queues[0].reason is Reason.BUDGET
 
 
-def test_a_tag_that_is_found_without_memory_is_the_budget_s_while_one_is_used_up() -> None:
-    here = story(25.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
+def test_who_holds_a_queue_stands_in_its_tags() -> None:
+    """They outlive memory: a budget's pause still ends by itself, a person's does not."""
+    here = story(1.0, lost_memory=True, queue_tags=(BUDGET_TAG, PAUSE_TAG, "theirs"))
+    (untag, *_) = [each for each in here.cycle().effects if isinstance(each, TagQueue)]
+    assert untag.tags == frozenset()
+    theirs = story(1.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
+    theirs.cycle()
+    assert theirs.memory.pauses[QUEUE] == Pause(theirs.now, tagged=True)
+    both = story(25.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
+    assert not any(isinstance(each, TagQueue) for each in both.cycle().effects)
+    assert both.memory.pauses[QUEUE].asked
+
+
+def test_a_budget_s_tag_that_a_person_left_over_goes() -> None:
+    here = story(1.0, queue_tags=(BUDGET_TAG,))
+    (_, untag) = here.cycle().effects
+    assert isinstance(untag, TagQueue)
+    assert untag.tags == frozenset()
+
+
+def test_a_queue_that_leaves_the_configuration_is_let_go() -> None:
+    """Else nobody takes off the tag, and it is taken for a person's when the queue comes back."""
+    here = story(25.0)
+    (tag,) = here.cycle().effects
+    here.done(tag)
+    here.queue_tags = tuple(PAUSE_TAGS)
     here.cycle()
-    assert here.memory.pauses[QUEUE].asked is False
-    free = story(1.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
-    free.cycle()
-    assert free.memory.pauses[QUEUE] == Pause(free.now, tagged=True)
+    bounded, without = here.config, here.config.model_copy(update={"queues": {}})
+    here.config = without
+    assert QUEUE in queue_names(here.memory, here.config)
+    (untag,) = here.cycle().effects
+    assert isinstance(untag, TagQueue)
+    assert not untag.tags
+    here.done(untag)
+    before = here.memory
+    here.config = bounded
+    here.cycle()
+    assert here.memory.pauses[QUEUE].budget
+    here.memory, here.config, here.queue_tags = before, without, ()
+    here.cycle()
+    assert here.memory.pauses == {}
 
 
 def test_people_are_told_at_each_share_and_at_the_cap_once() -> None:

@@ -49,7 +49,7 @@ def paused() -> Story:
     assert story.last is not None
     (effect,) = story.last.effects
     assert isinstance(effect, TagQueue)
-    assert effect.paused
+    assert effect.tags == {PAUSE_TAG}
     story.done(effect)
     story.queue_tags = ("people's", PAUSE_TAG)
     return story
@@ -70,7 +70,8 @@ def test_resumed_it_loses_the_tag_and_launches_again() -> None:
     assert story.last is not None
     assert verbs(story.last) == ["create", "tag_queue"]
     assert isinstance(story.last.effects[1], TagQueue)
-    assert not story.last.effects[1].paused
+    assert not story.last.effects[1].tags
+    assert story.last.effects[1].reason.value == "operator"
     story.done(*story.last.effects)
     story.queue_tags = ("people's",)
     story.cycle()

@@ -232,6 +232,19 @@ def test_all_too_dear_is_a_reason_of_its_own() -> None:
     )
 
 
+@pytest.mark.parametrize(("at_cap", "created"), [("block", 0), ("alert", 1)])
+def test_what_has_no_known_price_is_not_launched_while_a_budget_bounds_it(
+    at_cap: str, created: int
+) -> None:
+    """What it cost would count as nothing."""
+    budget = {"eur": 20, "per": "day", "at_cap": at_cap}
+    there = fleet(settings=config({"budgets": [budget]}), **waiting(1))
+    (decision,) = launch_all(there)
+    assert len(there.effects) == created
+    if not created:
+        assert decision.because.endswith("its price is not known yet, and a budget bounds it")
+
+
 def test_a_stopped_one_that_has_become_too_dear_is_not_started() -> None:
     there = fleet(
         fact("m1", "stopped", instance=registered("m1", "stopped", commercial_type=BIG)),

@@ -80,8 +80,8 @@ class FakeClearml:
         await self.wire.call("task_records")
         return [self.records[each] for each in task_ids if each in self.records]
 
-    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
-        await self.wire.call("tag_queue", f"{queue.name} {paused}")
+    async def tag_queue(self, queue: Queue, tags: Collection[str]) -> None:
+        await self.wire.call("tag_queue", f"{queue.name} {sorted(tags)}")
 
     async def requeue_to_front(self, task: Task, note: str) -> None:
         await self.wire.call("requeue_to_front", task.id)

@@ -26,7 +26,7 @@ from gpu_autoscaler.domain.calls import OnCall, nobody
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import NotFound, Rejected, Transient
 from gpu_autoscaler.domain.ledger import TaskRecord
-from gpu_autoscaler.domain.model import PAUSE_TAG, Queue, Task, TaskStatus, Worker
+from gpu_autoscaler.domain.model import PAUSE_TAGS, Queue, Task, TaskStatus, Worker
 
 __all__ = ["ClearmlApi", "Credentials"]
 
@@ -181,14 +181,14 @@ class ClearmlApi:
                 ) from None
             # an agent was waiting and took it between the two calls: better than at the front
 
-    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
-        """Set, or take away, the tag that keeps agents from pulling from a queue; its other tags
-        stay as they are by then. NotFound when there is no such queue any more."""
+    async def tag_queue(self, queue: Queue, tags: Collection[str]) -> None:
+        """Give a queue these of `PAUSE_TAGS`, and none of the others; what else it is tagged with
+        stays as it is by then. NotFound when there is no such queue any more."""
         present = (await self.queues([queue.name])).get(queue.name)
         if present is None or present.id != queue.id:
             raise NotFound(f"ClearML has no queue {queue.name} any more")
-        tags = [tag for tag in present.tags if tag != PAUSE_TAG]
-        body = {"queue": queue.id, "tags": [*tags, PAUSE_TAG] if paused else tags}
+        others = [tag for tag in present.tags if tag not in PAUSE_TAGS]
+        body = {"queue": queue.id, "tags": [*others, *sorted(tags)]}
         await self._session.call("queues.update", body, wire.DONE)
 
     async def _enqueue(self, task: Task, reason: Mapping[str, Any]) -> bool:

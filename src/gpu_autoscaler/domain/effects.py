@@ -195,10 +195,10 @@ class RescueTask(Effect):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagQueue(Effect):
-    """Set or take away the tag that keeps agents from pulling from a queue."""
+    """Give a queue these of `PAUSE_TAGS`, and none of the others."""
 
     queue: Queue
-    paused: bool
+    tags: frozenset[str]
 
     @property
     def subject(self) -> str:

@@ -14,6 +14,9 @@ QUARANTINED_TAG = "quarantined"
 """On a black hole, so that it survives a loss of memory; a person releases it by removing this."""
 PAUSE_TAG = "force_workers:off"
 """On a ClearML queue: no agent pulls from it, from its next poll on."""
+BUDGET_TAG = "budget-used-up"
+"""Beside it where nobody asked for the pause: it ends by itself, also if memory is lost."""
+PAUSE_TAGS = frozenset({PAUSE_TAG, BUDGET_TAG})
 BOOT_REPORT_KEY = "gpu-autoscaler-boot"
 """Of the user data in which a booting machine says how far it is, one line: a step, `ready`, or
 what `BOOT_FAILED` begins. It needs no credentials for that (cloud-init/README.md)."""

@@ -67,10 +67,12 @@ def too_dear(fleet: Fleet, queue: QueueConfig, place: Placement) -> Refusal | No
     """Which bound on money forbids an instance there; None when none does."""
     if above := above_max_price(fleet, queue, place):
         return Refusal(Reason.MAX_PRICE, above)
-    cap = fleet.config.max_eur_per_hour
+    cap, price = fleet.config.max_eur_per_hour, fleet.world.prices.get(place.commercial_type)
+    budgets = (*fleet.config.budgets, *queue.budgets)
+    if price is None and any(budget.at_cap == "block" for budget in budgets):
+        return Refusal(Reason.NO_PLACEMENT, _unknown(place, "a budget"))
     if cap is None:
         return None
-    price = fleet.world.prices.get(place.commercial_type)
     if price is None:
         return Refusal(Reason.FLEET_MAX_EUR, _unknown(place, "max_eur_per_hour"))
     total = fleet.eur_per_hour() + price

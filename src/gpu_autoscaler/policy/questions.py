@@ -90,9 +90,11 @@ def _moments_of(
 
 
 def queue_names(memory: Memory, config: Config) -> list[str]:
-    """Every queue to read: the configured ones, and those that instances of ours still serve."""
+    """Every queue to read: the configured ones, those that instances of ours still serve, and
+    those that a budget has held."""
     served = {known.last_seen.queue for known in memory.instances.values()}
     served |= {off.queue for off in memory.power_offs.values()}
+    served |= memory.pauses.keys()
     return [*config.queues, *sorted(served - set(config.queues) - {""})]
 
 

@@ -227,8 +227,8 @@ class LiveExecutor:
                 await self._scaleway.delete_volume(volume)
             case RescueTask(task=task, because=because):
                 await self._clearml.requeue_to_front(task, because)
-            case TagQueue(queue=queue, paused=paused):
-                await self._clearml.tag_queue(queue, paused=paused)
+            case TagQueue(queue=queue, tags=tags):
+                await self._clearml.tag_queue(queue, tags)
             case _:
                 raise NotImplementedError(effect.key)
         return ""

@@ -30,7 +30,7 @@ BOOT_REPORT_DEADLINE = timedelta(seconds=5)
 """After the listings: it must not make a cycle late, and the next one asks again."""
 
 PRICES_KEPT = timedelta(hours=24)
-PRICES_RETRIED = timedelta(minutes=10)
+PRICES_RETRIED = timedelta(minutes=1)
 
 _SKEW_IGNORED = timedelta(seconds=2)
 """The `Date` header counts whole seconds."""

@@ -50,8 +50,8 @@ class Clearml(Protocol):
     async def requeue_to_front(self, task: Task, note: str) -> None:
         """Put a task back at the head of its queue, whatever its status, with a note on it."""
 
-    async def tag_queue(self, queue: Queue, *, paused: bool) -> None:
-        """Set, or take away, the tag that keeps agents from pulling; other tags stay."""
+    async def tag_queue(self, queue: Queue, tags: Collection[str]) -> None:
+        """Give a queue these of `PAUSE_TAGS` and none of the others; its own tags stay."""
 
 
 class Scaleway(Protocol):

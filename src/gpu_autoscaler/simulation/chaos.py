@@ -82,6 +82,7 @@ class Chaos:
         for server in world.servers():
             world.scaleway.update_server(server.zone, server.id, protected=False)
         self._bring_back()
+        self._lift_budgets()
         world.scaleway.set_listing_lag(0)
         for placement in self._placements():
             world.scaleway.set_stock(placement, Availability.AVAILABLE)
@@ -334,6 +335,13 @@ class Chaos:
         if removed:
             self._removed = {}
             self._world.edit(config.model_copy(update={"queues": {**config.queues, **removed}}))
+
+    def _lift_budgets(self) -> None:
+        """Somebody has more money."""
+        config = self._world.config
+        if config.budgets or any(queue.budgets for queue in config.queues.values()):
+            queues = {k: q.model_copy(update={"budgets": ()}) for k, q in config.queues.items()}
+            self._world.edit(config.model_copy(update={"budgets": (), "queues": queues}))
 
     # --- how
 

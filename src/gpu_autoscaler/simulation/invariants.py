@@ -22,8 +22,10 @@ from gpu_autoscaler.domain.model import (
 )
 from gpu_autoscaler.emulator.scaleway_order import NewServer
 from gpu_autoscaler.emulator.scaleway_state import BlockVolume, Server
+from gpu_autoscaler.policy.hours import in_force
 from gpu_autoscaler.runtime.loop import Cycle
 from gpu_autoscaler.simulation.fates import UNDER_WAY
+from gpu_autoscaler.simulation.ledger import used_up
 
 if TYPE_CHECKING:
     from gpu_autoscaler.simulation.daemon import Daemon
@@ -41,6 +43,8 @@ CLEARML_READS = 4
 
 CLOCKS_DIFFER = timedelta(minutes=12)
 """By less than this a daemon's clock is wrong, or differs from the last one's."""
+CLOCK_READINGS = [n * CLOCKS_DIFFER / 4 for n in range(-8, 5)]
+"""Off the true time, what a daemon that acts may take for now."""
 FAST_FAILURES = 3
 BLACK_HOLE_TASK = timedelta(minutes=1)
 """A task younger than this may be caught by the power-off of a black hole; it is put back."""
@@ -256,12 +260,15 @@ class Watch:
             if now - end <= UNDER_WAY
         ]
         own = sum(queue_of(s) == queue for s in billed) + 1
-        most = max((c.queues[queue].max_instances for c in recent if queue in c.queues), default=0)
+        ever = [in_force(c, now + off) for c in recent for off in CLOCK_READINGS]
+        most = max((c.queues[queue].max_instances for c in ever if queue in c.queues), default=0)
         if own > most + by_people:
             self.violated(f"{server.name} is powered on: {own} of {queue}, allowed are {most}")
         fleet_most = max((c.max_instances or 1_000_000 for c in recent), default=0)
         if len(billed) + 1 > fleet_most + by_people:
             self.violated(f"{server.name} is powered on: {len(billed) + 1} of {fleet_most} in all")
+        if held := used_up(self._world, recent, queue):
+            self.violated(f"{server.name} is powered on though {held}")
 
     def _stopping(self, server: Server) -> None:
         looked = self._reads.pop(_effect(), {})

@@ -1,14 +1,16 @@
 """What the daemons wrote down of the simulated time, to be held against what really happened."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.ledger import Stretch
 from gpu_autoscaler.policy.ledger import lasting
+from gpu_autoscaler.simulation.fates import UNDER_WAY
 from gpu_autoscaler.store.pages import parse
 
 if TYPE_CHECKING:
@@ -20,10 +22,7 @@ TICK = timedelta(milliseconds=1)
 
 def stretches(world: "World", until: datetime) -> list[Stretch]:
     """Everything that is written, or that the daemon that acts remembers, up to now."""
-    found: list[Stretch] = []
-    for name, page in world.ledger_pages.items():
-        if page.blob is not None:
-            found += parse(date.fromisoformat(name[:10]), page.blob.content, name).stretches
+    found = _written(world)
     acting = next(
         (each for each in reversed(world.daemons) if each.lives and each.loop.leads), None
     )
@@ -33,6 +32,36 @@ def stretches(world: "World", until: datetime) -> list[Stretch]:
         found += [each for each in memory.unbooked if each.key not in written]
         found += [replace(each, until=until) for each in lasting(memory) if each.since < until]
     return found
+
+
+def used_up(world: "World", configs: Sequence[Config], queue: str) -> str:
+    """Which budget forbids a launch for this queue, whichever of these is in force, by what was
+    written down long enough ago to be known to every daemon; empty when none does."""
+    known = world.clock.now() - UNDER_WAY
+    spent: dict[str, float] = defaultdict(float)
+    for each in _written(world):
+        if each.until <= known:
+            spent[each.queue] += each.eur
+    held = [
+        f"{eur:.2f} of {budget.eur:.2f} EUR were spent by {known:%H:%M}"
+        for config in configs
+        for budgets, eur in (
+            (config.budgets, sum(spent.values())),
+            (config.queues[queue].budgets if queue in config.queues else (), spent[queue]),
+        )
+        for budget in budgets
+        if eur > budget.eur
+    ]
+    return held[0] if len(held) >= len(configs) else ""
+
+
+def _written(world: "World") -> list[Stretch]:
+    return [
+        stretch
+        for name, page in world.ledger_pages.items()
+        if page.blob is not None
+        for stretch in parse(date.fromisoformat(name[:10]), page.blob.content, name).stretches
+    ]
 
 
 def counted_twice(of: Iterable[Stretch]) -> list[str]:

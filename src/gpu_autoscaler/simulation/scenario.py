@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from gpu_autoscaler.config.models import Config
-from gpu_autoscaler.runtime.clock import seeded
+from gpu_autoscaler.runtime.clock import VIRTUAL_START, Dice, seeded
 from gpu_autoscaler.simulation import workload
 from gpu_autoscaler.simulation.faults import Level
 from gpu_autoscaler.simulation.workload import Submission
@@ -19,6 +20,8 @@ PLACEMENTS: dict[str, list[tuple[str, str]]] = {
     workload.CLUSTER: [("H100-SXM-4-80G", ZONES[0])],
 }
 THESIS, DENSE = "thesis", "dense"
+BOUNDED_SHARE = 0.2
+"""Of the dense runs have working hours, and as many a budget for the day."""
 KEEP = "40m"
 """So that a `keep` that nobody takes off ends within a short simulation."""
 MACHINES_AT_ONCE = 5
@@ -72,9 +75,31 @@ def _dense(seed: int, days: float, level: Level) -> Scenario:
     }
     if dice.random() < 0.3:
         queue["idle_timeout_after_success"] = "2m"
-    fleet = {"max_instances": dice.randint(3, 5)} if dice.random() < 0.5 else {}
+    fleet: dict[str, Any] = {"max_instances": dice.randint(3, 5)} if dice.random() < 0.5 else {}
+    money = seeded(f"{seed}/money")
+    if money.random() < BOUNDED_SHARE:
+        queue["working_hours"] = _working_hours(money, hours)
+    if money.random() < BOUNDED_SHARE:
+        bounded = fleet if money.random() < 0.5 else queue
+        bounded["budgets"] = [{"eur": round(money.uniform(3, 40), 2), "per": "day"}]
     config = _config({task.queue for task in tasks}, queue, **fleet)
     return Scenario(seed, hours, level, tasks, config, with_lease=dice.random() < 0.7)
+
+
+def _working_hours(dice: Dice, hours: float) -> dict[str, Any]:
+    """One window that begins and ends within the run, with bounds of its own."""
+    begins = dice.uniform(0.02, 0.4) * hours
+    ends = begins + dice.uniform(0.1, 0.5) * hours
+    first, last = (VIRTUAL_START + timedelta(hours=each) for each in (begins, ends))
+    window: dict[str, Any] = {
+        "days": "mon-sun",
+        "from": f"{first:%H:%M}",
+        "to": f"{last:%H:%M}",
+        "max_instances": dice.randint(1, 3),
+        "min_instances": dice.randint(0, 1),
+        "idle_timeout": f"{dice.randint(3, 8)}m",
+    }
+    return {"windows": [window]}
 
 
 def _config(names: Collection[str], queue: dict[str, Any], **fleet: Any) -> Config:
