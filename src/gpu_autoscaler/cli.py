@@ -183,10 +183,10 @@ def cost(
         raise typer.BadParameter(f"--since {since!r}: {error}") from None
     configure_logs((), level=logging.CRITICAL)
     try:
-        books = costing.open_books(config, os.environ)
+        sources = costing.open_sources(config, os.environ)
     except ConfigError as error:
         raise _refused(error) from None
-    _exit(costing.cost(books, period, clock, out, by=by, format_=format_, always_on=always_on))
+    _exit(costing.cost(sources, period, clock, out, by=by, format_=format_, always_on=always_on))
 
 
 @app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")

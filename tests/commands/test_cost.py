@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gpu_autoscaler import cli
 from gpu_autoscaler.commands import cost as costing
-from gpu_autoscaler.commands.cost import Books, reckon
+from gpu_autoscaler.commands.cost import Sources, reckon
 from gpu_autoscaler.domain.errors import StoreError
 from gpu_autoscaler.domain.ledger import Page, Stretch, TaskRecord
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
@@ -248,8 +248,8 @@ class Shelf:
 
 def test_days_around_the_period_are_read_each_once(tmp_path: Path) -> None:
     shelf = Shelf()
-    books = Books("test", shelf, ReadOnlyStore(tmp_path))
-    run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None))
+    sources = Sources("test", shelf, ReadOnlyStore(tmp_path))
+    run_virtual(reckon(sources, PERIOD, Then().now(), By.DAY, None))
     first = START.date() - costing.LOOK_BACK
     # until the 6th, and fourteen days, in which tasks end that ran then
     assert sorted(shelf.days) == [first + timedelta(days=n) for n in range(7 + 4 + 14 + 1)]
@@ -263,11 +263,11 @@ def test_what_lasts_is_in_the_memory_and_counts(tmp_path: Path) -> None:
             one = replace(known("m1"), stretch=lasting)
             return Kept(Memory(instances={"s1": one}, planned_at=at(3)))
 
-    books = Books("test", Shelf(), Remembering(tmp_path))
-    assert run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None)).total.eur == 6.0
+    sources = Sources("test", Shelf(), Remembering(tmp_path))
+    assert run_virtual(reckon(sources, PERIOD, Then().now(), By.DAY, None)).total.eur == 6.0
 
 
 def test_a_ledger_that_does_not_answer_is_raised(tmp_path: Path) -> None:
-    books = Books("test", Shelf(broken=START.date()), ReadOnlyStore(tmp_path))
+    sources = Sources("test", Shelf(broken=START.date()), ReadOnlyStore(tmp_path))
     with pytest.raises(StoreError, match="does not answer"):
-        run_virtual(reckon(books, PERIOD, Then().now(), By.DAY, None))
+        run_virtual(reckon(sources, PERIOD, Then().now(), By.DAY, None))

@@ -1,11 +1,10 @@
 """`cost`: what a period cost, by what, and what it was good for; from what the store keeps."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rich.console import Console
@@ -25,6 +24,7 @@ from gpu_autoscaler.reports.formats import as_csv, as_dict
 from gpu_autoscaler.reports.period import Period
 from gpu_autoscaler.reports.report import UNKNOWN, WORK, AlwaysOn, By, Report, Row, Spent, report
 from gpu_autoscaler.reports.weekly import one_line
+from gpu_autoscaler.runtime.books import read_days
 from gpu_autoscaler.runtime.ports import Pages, Store
 
 LOOK_BACK = timedelta(days=7)
@@ -33,7 +33,6 @@ LOOK_BACK = timedelta(days=7)
 LOOK_AHEAD = timedelta(days=14)
 """A task's project and user stand where it ended: those that ran on for longer are unknown."""
 
-READS_AT_ONCE = 8
 MOST_ROWS = 25
 """Of a table that is for people: the others are one row."""
 LONGEST_NAME = 48
@@ -54,7 +53,7 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class Sources:
     """Where a fleet's ledger is, and the memory with what is not in it yet."""
 
     fleet: str
@@ -62,12 +61,12 @@ class Books:
     store: Store
 
 
-def books_of(config: Config, secrets: Secrets | None) -> Books:
+def sources_of(config: Config, secrets: Secrets | None) -> Sources:
     """Of a configuration; secrets are needed where its store is in object storage."""
-    return Books(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
+    return Sources(config.fleet, ledger_of(config, secrets), read_only_store(config, secrets))
 
 
-def open_books(place: str, env: Mapping[str, str]) -> Books:
+def open_sources(place: str, env: Mapping[str, str]) -> Sources:
     """Of the configuration at this place; secrets are needed only where one of the two is in
     object storage. Raises ConfigError."""
     secrets: Secrets | None = None
@@ -82,36 +81,29 @@ def open_books(place: str, env: Mapping[str, str]) -> Books:
     config = watcher.current()
     if config.store is not None and secrets is None:
         raise missing
-    return books_of(config, secrets)
+    return sources_of(config, secrets)
 
 
 async def reckon(
-    books: Books, period: Period, now: datetime, by: By, always_on: int | None = None
+    sources: Sources, period: Period, now: datetime, by: By, always_on: int | None = None
 ) -> Report:
     """Read what it takes, and make the report. Raises OSError."""
-    found = await read(books, period, now)
+    found = await read(sources, period, now)
     return report(*found, period, now, by, always_on=always_on)
 
 
-async def read(books: Books, period: Period, now: datetime) -> Found:
+async def read(sources: Sources, period: Period, now: datetime) -> Found:
     """What a report on this period needs: pages, and what has not ended. Raises OSError."""
     first = (period.since - LOOK_BACK).date()
     last = min(period.until + LOOK_AHEAD, now).date()
-    gate = asyncio.Semaphore(READS_AT_ONCE)
-
-    async def page(day: date) -> Page:
-        async with gate:
-            return await books.ledger.read(day)
-
     # before the ledger: what ends meanwhile is then in both, told twice, rather than in neither
-    memory = (await books.store.load()).memory
+    memory = (await sources.store.load()).memory
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    pages = await asyncio.gather(*map(page, days))
-    return pages, list(lasting(memory)) if memory else []
+    return await read_days(sources.ledger, days), list(lasting(memory)) if memory else []
 
 
 async def cost(
-    books: Books,
+    sources: Sources,
     period: Period,
     clock: Clock,
     console: Console,
@@ -121,15 +113,15 @@ async def cost(
     always_on: int | None,
 ) -> int:
     """Print it. 0 also when nothing was used. Raises OSError."""
-    found = await reckon(books, period, clock.now(), by, always_on)
+    found = await reckon(sources, period, clock.now(), by, always_on)
     if format_ is Format.JSON:
-        sys.stdout.write(json.dumps(as_dict(found, books.fleet), indent=2) + "\n")
+        sys.stdout.write(json.dumps(as_dict(found, sources.fleet), indent=2) + "\n")
     elif format_ is Format.CSV:
         # as bytes: the ends of lines and the encoding are the file's, not the terminal's
         sys.stdout.buffer.write(as_csv(found).encode("utf-8", "replace"))
         sys.stdout.flush()
     else:
-        _print(found, books.fleet, clock.now(), console)
+        _print(found, sources.fleet, clock.now(), console)
     return 0
 
 

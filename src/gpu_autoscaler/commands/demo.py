@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from gpu_autoscaler.commands.cost import Format, Found, cost, open_books, read
+from gpu_autoscaler.commands.cost import Format, Found, cost, open_sources, read
 from gpu_autoscaler.commands.demo_page import DemoPage
 from gpu_autoscaler.commands.demo_view import View
 from gpu_autoscaler.commands.emulate import EMULATED_KEY
@@ -179,16 +179,16 @@ def _configure(directory: Path) -> Config:
 
 async def _account(directory: Path, clock: LoopClock, console: Console) -> None:
     """What the ledger says, as the command shows it."""
-    books = open_books(str(directory / CONFIG), {"HOME": str(directory)})
+    sources = open_sources(str(directory / CONFIG), {"HOME": str(directory)})
     days = parse_period(_days(clock.now()), clock.now())
     table = Format.TABLE
-    await cost(books, days, clock, console, by=By.USER, format_=table, always_on=None)
+    await cost(sources, days, clock, console, by=By.USER, format_=table, always_on=None)
 
 
 async def _read(directory: Path, period: Period, now: datetime) -> Found:
     """What a report needs, for the page."""
-    books = open_books(str(directory / CONFIG), {"HOME": str(directory)})
-    return await read(books, period, now)
+    sources = open_sources(str(directory / CONFIG), {"HOME": str(directory)})
+    return await read(sources, period, now)
 
 
 def _days(now: datetime) -> str:

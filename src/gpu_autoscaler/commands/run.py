@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from gpu_autoscaler.commands.cost import Found, books_of, read
+from gpu_autoscaler.commands.cost import Found, read, sources_of
 from gpu_autoscaler.commands.serving import bind, served
 from gpu_autoscaler.commands.storing import ledger_of, open_store, read_only_store
 from gpu_autoscaler.commands.wiring import Setup, build_loop, open_services
@@ -143,7 +143,7 @@ def costs_of(setup: Setup, clock: Clock) -> Costs:
 
     def reading(period: Period, now: datetime) -> Coroutine[Any, Any, Found]:
         # made anew: what is made for one event loop is not for another
-        return read(books_of(config, secrets), period, now)
+        return read(sources_of(config, secrets), period, now)
 
     return Costs(config.fleet, reading, clock)
 

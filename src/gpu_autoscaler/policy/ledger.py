@@ -30,7 +30,7 @@ UNTOLD_KEPT = timedelta(days=7)
 
 
 @dataclass(slots=True)
-class Books:
+class Booked:
     """The parts of the next memory that are about money."""
 
     instances: dict[str, InstanceMemory]
@@ -40,7 +40,7 @@ class Books:
     booked_until: dict[str, datetime]
 
 
-def book(fleet: Fleet) -> Books:
+def book(fleet: Fleet) -> Booked:
     """Follow every instance, and end the stretches that are over."""
     ended: list[Stretch] = []
     instances: dict[str, InstanceMemory] = {}
@@ -61,7 +61,7 @@ def book(fleet: Fleet) -> Books:
     lasting_tasks = {t for each in instances.values() if each.stretch for t in each.stretch.tasks}
     left = {t for each in ended for t in each.tasks} - lasting_tasks
     untold = {t: at for t, at in memory.untold.items() if fleet.now - at < UNTOLD_KEPT}
-    return Books(
+    return Booked(
         instances,
         (*memory.unbooked, *ended),
         untold | dict.fromkeys(sorted(left), fleet.now),

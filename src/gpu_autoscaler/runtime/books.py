@@ -1,8 +1,9 @@
 """Brings what a plan's memory has for the ledger into it, and back when the memory was lost."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from gpu_autoscaler.domain.clock import Clock
 from gpu_autoscaler.domain.errors import ApiError
@@ -10,7 +11,7 @@ from gpu_autoscaler.domain.ledger import Page, TaskRecord
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import ClearmlView
 from gpu_autoscaler.policy.ledger import SPENT_KEPT
-from gpu_autoscaler.runtime.ports import Clearml, Ledger
+from gpu_autoscaler.runtime.ports import Clearml, Ledger, Pages
 from gpu_autoscaler.runtime.record import Recorder
 
 WITHIN = timedelta(seconds=15)
@@ -18,6 +19,17 @@ WITHIN = timedelta(seconds=15)
 
 AT_ONCE = 8
 """Pages read at once."""
+
+
+async def read_days(ledger: Pages, days: Iterable[date]) -> list[Page]:
+    """What is known of these days, in their order. Raises StoreError."""
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def read(day: date) -> Page:
+        async with limit:
+            return await ledger.read(day)
+
+    return await asyncio.gather(*map(read, days))
 
 
 class Books:
@@ -63,14 +75,8 @@ class Books:
         """A memory of nothing but money, for a daemon that found none. Raises StoreError: without
         it, time would be booked and budgets spent twice."""
         now = self._clock.now()
-        days = [now.date() - timedelta(days=ago) for ago in range(SPENT_KEPT.days)]
-        limit = asyncio.Semaphore(AT_ONCE)
-
-        async def read(ago: int) -> Page:
-            async with limit:
-                return await self._ledger.read(days[ago])
-
-        pages = await asyncio.gather(*(read(ago) for ago in range(len(days))))
+        days = (now.date() - timedelta(days=ago) for ago in range(SPENT_KEPT.days))
+        pages = await read_days(self._ledger, days)
         spent: dict[str, dict[str, float]] = {}
         booked_until: dict[str, datetime] = {}
         for page in pages:

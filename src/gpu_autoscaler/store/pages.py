@@ -43,8 +43,7 @@ def parse(day: date, content: bytes, place: str) -> Page:
 
 
 def render(page: Page) -> bytes:
-    """The lines of its records. Those behind its problems are not among them: who replaces a page
-    that has problems keeps the old content elsewhere."""
+    """The lines of its records; those behind its problems are not among them."""
     records: list[Stretch | TaskRecord] = [*page.stretches, *page.tasks]
     return b"".join(_RECORD.dump_json(each) + b"\n" for each in records)
 
