@@ -42,10 +42,13 @@ needs_promtool = pytest.mark.skipif(
 )
 
 
+BUDGET = {"eur": 500, "per": "day"}
+
+
 def exposed() -> bytes:
     """After some cycles in which everything that has a metric happened."""
     story = Told(
-        config=config({"max_instances": 5}, max_eur_per_hour=50.0),
+        config=config({"max_instances": 5}, max_eur_per_hour=50.0, budgets=[BUDGET]),
         prices={TYPE: 2.5},
         memory=Memory(
             planned_at=START,
