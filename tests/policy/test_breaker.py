@@ -17,7 +17,7 @@ from gpu_autoscaler.domain.effects import (
 from gpu_autoscaler.domain.memory import Breaker, Memory
 from gpu_autoscaler.domain.model import PROVISIONING_TAG, Instance, Placement, ServerState
 from gpu_autoscaler.policy.breaker import Breakers
-from gpu_autoscaler.policy.state import Fact
+from gpu_autoscaler.policy.fact import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,

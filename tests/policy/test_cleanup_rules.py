@@ -20,8 +20,8 @@ from gpu_autoscaler.domain.model import (
     ZoneView,
 )
 from gpu_autoscaler.policy.cleanup import delete_all, mend_tags, note_fall_backs, sweep_volumes
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
     START,

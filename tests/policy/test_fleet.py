@@ -30,7 +30,7 @@ from gpu_autoscaler.domain.model import (
     Worker,
     ZoneView,
 )
-from gpu_autoscaler.policy.state import Fact
+from gpu_autoscaler.policy.fact import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,

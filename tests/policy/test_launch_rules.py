@@ -20,9 +20,9 @@ from gpu_autoscaler.domain.model import (
     Worker,
     ZoneView,
 )
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.launch import launch_all, need
-from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory, PowerOff
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.lost import watched
 from gpu_autoscaler.policy.rescue import unremembered
-from gpu_autoscaler.policy.state import Fact
 from tests.policy.test_plan import pending
 from tests.policy.test_rescue_rules import DOWN, HOUR_AGO, REQUEUE, ours
 from tests.policy.worlds import (

@@ -9,6 +9,7 @@ import pytest
 from gpu_autoscaler.domain.effects import Guard, Reason, RescueTask, StopInstance
 from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff, Requeue
 from gpu_autoscaler.domain.model import Entry, Queue, Task
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.rescue import (
     Popped,
@@ -18,7 +19,6 @@ from gpu_autoscaler.policy.rescue import (
     stuck_tasks,
     watch_popped,
 )
-from gpu_autoscaler.policy.state import Fact
 from tests.policy.worlds import (
     QUEUE,
     QUEUE_ID,

@@ -22,7 +22,8 @@ from gpu_autoscaler.domain.model import (
     Worker,
     ZoneView,
 )
-from gpu_autoscaler.policy.state import Fact, Join
+from gpu_autoscaler.policy.fact import Fact
+from gpu_autoscaler.policy.state import Join
 from tests.policy.worlds import (
     OTHER_ZONE,
     QUEUE,

@@ -9,8 +9,8 @@ import pytest
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stop import stop_all
 from tests.policy.test_stop_rules import agents, decided, idle, said, waiting
 from tests.policy.worlds import (

@@ -10,8 +10,8 @@ import pytest
 from gpu_autoscaler.domain.effects import Guard, Reason, StopInstance
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import Entry, Queue, Worker
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stop import stop_all
 from tests.policy.worlds import (
     QUEUE,

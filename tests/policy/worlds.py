@@ -29,10 +29,10 @@ from gpu_autoscaler.domain.model import (
 )
 from gpu_autoscaler.domain.requests import Request
 from gpu_autoscaler.policy.breaker import Breakers
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.plan import plan
 from gpu_autoscaler.policy.questions import ended_tasks_since
-from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stock import Backoffs
 
 START = datetime(2026, 9, 7, 8, 0, tzinfo=UTC)

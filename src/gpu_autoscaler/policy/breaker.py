@@ -13,13 +13,13 @@ from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Breaker, Memory
 from gpu_autoscaler.domain.model import Placement
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.settings import (
     BREAKER_FAILURES,
     BREAKER_FIRST,
     BREAKER_FORGOTTEN,
     BREAKER_MOST,
 )
-from gpu_autoscaler.policy.state import Fact
 
 _REGISTERED = frozenset({S.IDLE, S.RUNNING_TASK, S.QUARANTINED})
 

@@ -20,10 +20,10 @@ from gpu_autoscaler.domain.model import (
     REGISTERED_TAG,
     ServerState,
 )
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.hands_off import kept_until
 from gpu_autoscaler.policy.settings import FREE_VOLUME_SHARE
-from gpu_autoscaler.policy.state import Fact
 
 
 def note_fall_backs(fleet: Fleet) -> None:

@@ -18,6 +18,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import Breaker
 from gpu_autoscaler.domain.model import QUARANTINED_TAG, ClearmlView, ZoneView
 from gpu_autoscaler.policy import place
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
     BREAKER_FAILURES,
@@ -25,7 +26,6 @@ from gpu_autoscaler.policy.settings import (
     OBSERVATION_PATIENCE,
     UNAUTHORIZED_PATIENCE,
 )
-from gpu_autoscaler.policy.state import Fact
 
 CLEARML, SCALEWAY = "ClearML", "Scaleway"
 QUOTA = EpisodeKind.QUOTA

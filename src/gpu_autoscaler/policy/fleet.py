@@ -20,9 +20,9 @@ from gpu_autoscaler.domain.memory import Memory, Pending
 from gpu_autoscaler.domain.model import Placement, Task, TaskStatus
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.budgets import Standing
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.questions import queue_names
 from gpu_autoscaler.policy.settings import WORKER_FRESH
-from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stock import Backoffs
 
 

@@ -18,10 +18,10 @@ from gpu_autoscaler.domain.effects import LISTING_LAG, CreateInstance, Reason, S
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import CreateOrder, FleetTags, Placement
 from gpu_autoscaler.policy import place
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.hours import note
 from gpu_autoscaler.policy.settings import START_PATIENCE, ZONE_PATIENCE
-from gpu_autoscaler.policy.state import Fact
 
 UNSEEN = -1
 CONFIRMED = -2

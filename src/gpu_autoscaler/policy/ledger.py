@@ -17,8 +17,8 @@ from gpu_autoscaler.domain.lifecycle import BILLED
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import ServerState
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.state import Fact
 
 _ON = BILLED - {S.PROVISIONING}
 

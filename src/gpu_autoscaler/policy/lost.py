@@ -12,9 +12,9 @@ from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, PowerOff
 from gpu_autoscaler.domain.model import Task, TaskStatus
+from gpu_autoscaler.policy.fact import ON, Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import GOING_OFF, RESCUE_WATCH, WORKER_LOST
-from gpu_autoscaler.policy.state import ON, Fact
 
 _DOWN = frozenset({S.STOPPING, S.STOPPED, S.STOPPED_IN_PLACE})
 

@@ -4,8 +4,8 @@ from gpu_autoscaler.domain.effects import Guard, Reason, SetTags
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import KEEP_TAG, QUARANTINED_TAG
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
-from gpu_autoscaler.policy.state import Fact
 from gpu_autoscaler.policy.stop import stop
 
 NOT_NOW = "its tags are just being changed, or its zone does not answer; try again"

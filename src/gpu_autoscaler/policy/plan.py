@@ -38,11 +38,12 @@ from gpu_autoscaler.policy import (
 )
 from gpu_autoscaler.policy.breaker import Breakers
 from gpu_autoscaler.policy.clocks import by_present_clock
+from gpu_autoscaler.policy.fact import ON, Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.learn import learn
 from gpu_autoscaler.policy.pause import pauses, tag_queues
 from gpu_autoscaler.policy.settings import RETIRED_FOR
-from gpu_autoscaler.policy.state import ON, Fact, Join
+from gpu_autoscaler.policy.state import Join
 
 _RESCUED_FOR = timedelta(days=30)
 """How long a task that was put back is remembered, so that it is not put back for ever."""

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory
 from gpu_autoscaler.domain.model import Task, TaskStatus
+from gpu_autoscaler.policy.fact import ON, Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.settings import (
     CLOCK_MARGIN,
@@ -23,7 +24,6 @@ from gpu_autoscaler.policy.settings import (
     FAST_FAILURES,
     ROW_WITHIN,
 )
-from gpu_autoscaler.policy.state import ON, Fact
 
 
 def judge(fleet: Fleet) -> None:

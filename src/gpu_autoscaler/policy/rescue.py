@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import PowerOff
 from gpu_autoscaler.domain.model import Task, TaskStatus
 from gpu_autoscaler.policy import lost
+from gpu_autoscaler.policy.fact import ON
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.guard import popped_tasks
 from gpu_autoscaler.policy.settings import (
@@ -27,7 +28,7 @@ from gpu_autoscaler.policy.settings import (
     POPPED_STUCK,
     RESCUE_WATCH,
 )
-from gpu_autoscaler.policy.state import ON, stood_still
+from gpu_autoscaler.policy.state import stood_still
 
 _AWAKE = ON - {S.LOST}
 _DOWN = frozenset({S.STOPPED, S.DELETING, S.GONE})

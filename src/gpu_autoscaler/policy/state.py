@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from gpu_autoscaler.config.models import Config
 from gpu_autoscaler.domain.decisions import World
-from gpu_autoscaler.domain.lifecycle import BILLED, BOOTING
+from gpu_autoscaler.domain.lifecycle import BOOTING
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory, Memory
 from gpu_autoscaler.domain.model import (
@@ -19,6 +19,7 @@ from gpu_autoscaler.domain.model import (
     Task,
     Worker,
 )
+from gpu_autoscaler.policy.fact import Fact, has_registered
 from gpu_autoscaler.policy.guard import claims_on
 from gpu_autoscaler.policy.hands_off import keep_seen, why_hands_off
 from gpu_autoscaler.policy.settings import (
@@ -33,62 +34,6 @@ from gpu_autoscaler.policy.tagged import tagged
 
 PAST_STATES = 12
 """Kept of each instance, for its time line: more than a day of work and idleness."""
-
-ON = frozenset({S.INITIALIZING, S.IDLE, S.RUNNING_TASK, S.LOST, S.QUARANTINED})
-"""States in which a machine runs, whatever it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """One instance, as this cycle knows it."""
-
-    instance: Instance
-    state: S
-    memory: InstanceMemory
-    previous: S | None
-    """Its state a cycle ago; None when it was not known."""
-    seen: bool
-    """Listed in this cycle, by a zone that answered completely."""
-    claims: tuple[str, ...] = ()
-    """Tasks that ClearML places on it."""
-    hands_off: str = ""
-    """Why it is never touched; empty when it may be."""
-    fell_back: bool = False
-    """A power-on that was accepted ended in `stopped`: no stock, said without a word."""
-    serves: bool = True
-    """Its agent pulls from the queue as ClearML has it now; a queue deleted and made again
-    under its name is another one, which the agent never asks."""
-    abandoned: bool = False
-    """Half-made, and nobody is making it any more."""
-    overdue: bool = False
-    """It boots for so long that nobody counts on it any more; it is paid for all the same."""
-
-    @property
-    def name(self) -> str:
-        """Its name, which is its worker's id too."""
-        return self.instance.name
-
-    @property
-    def registered(self) -> bool:
-        """Its agent was seen in any boot."""
-        return _has_registered(self.instance, self.memory)
-
-    @property
-    def quarantined(self) -> bool:
-        """It fails whatever it pulls, and nobody has released it."""
-        return self.memory.quarantined_at is not None
-
-    @property
-    def billed(self) -> bool:
-        """Paid by the minute."""
-        return self.state in BILLED and not self.abandoned
-
-    @property
-    def capacity(self) -> bool:
-        """Will take a waiting task of its queue, if nothing is done to it."""
-        return (self.state is S.IDLE and self.serves) or (
-            self.state in BOOTING and not (self.abandoned or self.quarantined or self.overdue)
-        )
 
 
 class Join:
@@ -266,7 +211,7 @@ class Join:
         deleting = pending.get(f"delete:{instance.id}")
         if deleting is not None and not deleting.failed:
             return S.DELETING
-        if _half_made(instance) and not _has_registered(instance, known):
+        if _half_made(instance) and not has_registered(instance, known):
             return S.PROVISIONING
         starting = pending.get(f"start:{instance.id}")
         if starting and starting.done and was_starting:
@@ -297,7 +242,7 @@ class Join:
             overdue = self._now - known.state_since > self._stale_timeout(instance)
             waited = known.state in (S.INITIALIZING, S.LOST) and overdue and not self._stood_still
             # a task on it proves that its agent came, and fell silent before anybody looked
-            came = _has_registered(instance, known) or known.claimed_at is not None
+            came = has_registered(instance, known) or known.claimed_at is not None
             if came and (known.state is S.LOST or waited):
                 return S.LOST
             return S.INITIALIZING
@@ -394,12 +339,6 @@ def stood_still(memory: Memory, config: Config, now: datetime) -> bool:
 def _half_made(instance: Instance) -> bool:
     """Its birth was not declared; one that has worked was complete all the same."""
     return PROVISIONING_TAG in instance.tags and REGISTERED_TAG not in instance.tags
-
-
-def _has_registered(instance: Instance, known: InstanceMemory) -> bool:
-    """Its agent was seen in any boot, also where the tag that says so could not be set."""
-    remembered = known.has_registered or known.last_report_at is not None
-    return remembered or REGISTERED_TAG in instance.tags
 
 
 def _with(known: InstanceMemory, **changes: Any) -> InstanceMemory:

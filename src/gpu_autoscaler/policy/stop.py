@@ -14,6 +14,7 @@ from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.memory import InstanceMemory
 from gpu_autoscaler.domain.model import BOOT_FAILED, TaskStatus
 from gpu_autoscaler.policy import guard
+from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.hours import note
 from gpu_autoscaler.policy.settings import (
@@ -24,7 +25,7 @@ from gpu_autoscaler.policy.settings import (
     OUTAGE_HOLD,
     OUTAGE_WINDOW,
 )
-from gpu_autoscaler.policy.state import Fact, stood_still
+from gpu_autoscaler.policy.state import stood_still
 
 _PERHAPS_BOOTING = frozenset({S.INITIALIZING, S.LOST, S.STOPPING})
 """What was seen before a machine is off whose boot failed; from `starting` it is no stock."""
