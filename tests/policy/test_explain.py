@@ -224,3 +224,129 @@ def test_without_clearml_nothing_is_claimed() -> None:
     story.clearml_down = True
     story.cycle()
     assert text(story, "t1") == "ClearML gave no full answer: down."
+
+
+# --- whole answers
+
+
+def queue_of_three() -> Told:
+    """t1 to t3 wait; one machine is being created, another one boots, and a third is started."""
+    story = Told(config({"max_instances": 5}))
+    story.has(registered("m0", "stopped", modified_at=story.now - minutes(5)))
+    story.cycle()
+    story.enqueue("t1", "t2", "t3")
+    made = story.cycle()
+    assert sorted(verbs(made)) == ["create", "create", "start"]
+    at_once = [explained(story, name).sentences[1] for name in ("t1", "t2", "t3")]
+    assert sum("is being created since" in each for each in at_once) == 2
+    assert (
+        sum(each.startswith("m0 (") and "is being started since" in each for each in at_once) == 1
+    )
+    first = next(e.subject for e in made.effects if e.verb == "create")
+    story.has(instance(first, "running", created_at=story.now, modified_at=story.now))
+    story.boot_reports = {first: "installing the agent"}
+    story.cycle()
+    return story
+
+
+def test_each_waits_for_a_machine_of_its_own_that_comes() -> None:
+    story = queue_of_three()
+    found = [explained(story, name) for name in ("t1", "t2", "t3")]
+    assert [(each.kind, each.name) for each in found] == [("task", t) for t in ("t1", "t2", "t3")]
+    told = sorted(each.sentences[1] for each in found)
+    assert len(set(told)) == 3
+    does = ("boots since", "is being created since")
+    assert [sum(part in each for each in told) for part in does] == [2, 1]
+    (says,) = (each for each in told if "It says" in each)
+    assert says.endswith("(no boot there yet; elsewhere 4m). It says: installing the agent.")
+    (started,) = (each for each in told if each.startswith("m0 ("))
+    assert started.endswith("(no boot there yet; elsewhere 4m).")
+    (created,) = (each for each in told if "created" in each)
+    assert created.endswith("(no boot there yet; elsewhere 4m).")
+    assert all(each.sentences[-1] == "It should start in about 4 min." for each in found)
+    queue = explained(story, QUEUE)
+    assert (queue.kind, queue.name, queue.starts_at) == ("queue", QUEUE, None)
+    assert queue.sentences[1:3] == (
+        "3 waiting, the first 08:00 UTC (1m30s).",
+        "3 of at most 5 instances are billed, 0 work.",
+    )
+    assert sorted(queue.sentences[3:]) == told
+
+
+def test_what_boots_for_another_queue_comes_for_nobody_here() -> None:
+    story = booting()
+    (pending,) = story.memory.pending.values()
+    assert story.last is not None
+    for change in ({"queue": "another"}, {"failed": True}):
+        others = {"create:m9": replace(pending, key="create:m9", **change)}
+        both = replace(story.last.memory, pending=others | story.memory.pending)
+        story.last = replace(story.last, memory=both)
+        coming = [each for each in explained(story, QUEUE).sentences if "created" in each]
+        assert len(coming) == 1
+        assert pending.name in coming[0]
+
+
+def test_one_behind_those_that_idle_machines_take_waits_for_the_next_to_come() -> None:
+    story = Told(config({"max_instances": 5}))
+    story.has(registered("m1"))
+    story.report("m1")
+    story.cycle()
+    story.enqueue("t1", "t2")
+    story.done(*story.cycle().effects)
+    story.cycle()
+    assert "m1 is idle" in text(story, "t1")
+    assert "is being created" in text(story, "t2")
+
+
+def test_a_boot_that_should_be_over_starts_any_moment() -> None:
+    story = booting()
+    (name,) = (pending.name for pending in story.memory.pending.values())
+    story.has(instance(name, "running", created_at=story.now, modified_at=story.now))
+    story.cycle()
+    story.wait(minutes(5))
+    assert explained(story, "t1").sentences[-1] == "It should start any moment."
+
+
+def test_one_that_runs_names_its_worker_and_says_no_more_of_it_while_it_works() -> None:
+    story = running()
+    assert explained(story, "t1").sentences == ("task t1 (t1) runs on m1 since 08:00 UTC (30s).",)
+    story.tasks["t1"] = replace(story.tasks["t1"], last_worker=None)
+    story.has(registered("m2"))
+    story.cycle()
+    assert "runs on an unknown worker since" in text(story, "t1")
+    assert len(explained(story, "t1").sentences) == 1
+
+
+def test_a_queue_in_which_nothing_waits_says_nothing_of_waiting() -> None:
+    story = running()
+    found = explained(story, QUEUE)
+    assert "waiting, the first" not in " ".join(found.sentences)
+    assert found.sentences[0].startswith(f"{QUEUE}: ")
+
+
+def test_a_task_of_a_queue_that_is_read_and_not_configured_is_not_ours() -> None:
+    story = waiting()
+    story.cycle()
+    assert story.last is not None
+    story.last = replace(story.last, queues=())
+    said = f"task t1 (t1) waits in {QUEUE}, which is no queue of this fleet."
+    assert explained(story, "t1") == Explanation("task", "t1", (said,))
+    other = unknown_queue()
+    assert "waits in the queue q-other, which" in text(other, "elsewhere")
+
+
+def test_what_nobody_knows_is_said_so() -> None:
+    story = waiting()
+    story.cycle()
+    assert explained(story, "nobody") == Explanation(
+        "unknown",
+        "nobody",
+        (
+            "No task, instance or queue that this fleet knows is called nobody.",
+            f"It looks at the queues {QUEUE}: is the task enqueued in one of them?",
+        ),
+    )
+    story.clearml_down = True
+    story.cycle()
+    said = ("ClearML gave no full answer: down.",)
+    assert explained(story, "nobody") == Explanation("unknown", "nobody", said)

@@ -7,6 +7,7 @@ import pytest
 from gpu_autoscaler.domain.effects import Failure, SetTags, TagQueue
 from gpu_autoscaler.domain.model import PAUSE_TAG
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
+from gpu_autoscaler.policy.obey import NOT_NOW
 from tests.policy.worlds import (
     QUEUE,
     Story,
@@ -24,9 +25,24 @@ K = RequestKind
 
 def asked(story: Story, kind: RequestKind, subject: str = "m1") -> Answer:
     """The answer of the next cycle."""
-    story.requests = [Request(kind, subject)]
+    request = Request(kind, subject)
+    story.requests = [request]
     (answer,) = story.cycle().answers
+    assert answer.request == request
     return answer
+
+
+def said(story: Story, kind: RequestKind, subject: str = "m1") -> tuple[bool, str]:
+    """Whether the next cycle obeys, and what it answers."""
+    answer = asked(story, kind, subject)
+    assert isinstance(answer.obeyed, bool)
+    return answer.obeyed, answer.sentence
+
+
+def planned(story: Story) -> list[tuple[str, str, str]]:
+    """What the last cycle does about it, for which reason, and why."""
+    assert story.last is not None
+    return [(e.verb, e.reason.value, e.because) for e in story.last.effects]
 
 
 def idle() -> Story:
@@ -119,7 +135,7 @@ def test_another_queue_is_refused_with_those_there_are(kind: RequestKind) -> Non
 
 
 def test_what_is_not_paused_is_not_resumed() -> None:
-    assert asked(Story(), K.RESUME, QUEUE).sentence == f"{QUEUE} was not paused"
+    assert said(Story(), K.RESUME, QUEUE) == (True, f"{QUEUE} was not paused")
 
 
 # --- instances
@@ -127,21 +143,18 @@ def test_what_is_not_paused_is_not_resumed() -> None:
 
 def test_an_idle_instance_is_stopped_before_its_timeout() -> None:
     story = idle()
-    assert asked(story, K.STOP).obeyed
-    assert story.last is not None
-    assert reasons(story.last) == ["operator"]
-    assert verbs(story.last) == ["stop"]
+    assert said(story, K.STOP) == (True, "m1 is powered off after a last look at its tasks")
+    because = "m1 is idle, and somebody asked to stop it"
+    assert planned(story) == [("stop", "operator", because)]
 
 
 def test_a_working_one_is_not() -> None:
     story = idle()
     story.enqueue("t1")
     story.run("m1", "t1")
-    answer = asked(story, K.STOP)
-    assert not answer.obeyed
-    assert "running task" in answer.sentence
-    assert story.last is not None
-    assert story.last.effects == ()
+    sentence = "m1 is running task: only an idle instance is stopped"
+    assert said(story, K.STOP) == (False, sentence)
+    assert planned(story) == []
 
 
 def test_a_booting_one_is_not() -> None:
@@ -159,20 +172,23 @@ def test_one_that_reported_only_once_is_not_stopped_yet() -> None:
 
 def test_one_is_kept_and_then_released() -> None:
     story = idle()
-    assert asked(story, K.KEEP).obeyed
+    assert said(story, K.KEEP) == (True, "m1 is kept for 1d: hands off")
     assert story.last is not None
     (effect,) = story.last.effects
     assert isinstance(effect, SetTags)
     assert effect.add == {"keep"}
+    assert planned(story) == [("tag", "operator", "m1 is kept, as asked")]
     story.done(effect)
     there = story.instances["m1"]
     story.has(replace(there, tags=there.tags | {"keep", "quarantined"}))
     story.now += seconds(60)
-    assert "it is kept until" in asked(story, K.KEEP).sentence
-    assert asked(story, K.RELEASE).obeyed
+    obeyed, sentence = said(story, K.KEEP)
+    assert (obeyed, "it is kept until" in sentence) == (True, True)
+    assert said(story, K.RELEASE) == (True, "m1 is released: the rules apply to it again")
     (effect,) = story.last.effects
     assert isinstance(effect, SetTags)
     assert effect.remove == {"keep", "quarantined"}
+    assert planned(story) == [("tag", "operator", "m1 is released, as asked")]
 
 
 def test_one_is_kept_also_right_after_its_tags_were_changed() -> None:
@@ -181,21 +197,43 @@ def test_one_is_kept_also_right_after_its_tags_were_changed() -> None:
     story.report("m1")
     made = story.cycle()
     assert reasons(made) == ["registered"]
-    assert "try again" in asked(story, K.KEEP).sentence
+    not_now = f"m1: {NOT_NOW}"
+    assert said(story, K.KEEP) == (False, not_now)
     story.done(*made.effects)
     assert asked(story, K.KEEP).obeyed
 
 
+def test_one_whose_zone_is_dark_is_not_released_yet() -> None:
+    story = Story()
+    story.has(registered("m1", tags=("keep",)))
+    story.cycle()
+    story.dark_zones.add(story.instances["m1"].zone)
+    assert said(story, K.RELEASE) == (False, f"m1: {NOT_NOW}")
+    assert planned(story) == []
+
+
+def test_one_that_is_kept_and_not_seen_so_yet_is_kept_already() -> None:
+    story = idle()
+    there = story.instances["m1"]
+    story.has(replace(there, tags=there.tags | {"keep"}))
+    obeyed, sentence = said(story, K.KEEP)
+    assert (obeyed, planned(story)) == (True, [])
+    assert "kept" in sentence
+
+
 def test_one_that_is_not_held_is_not_released() -> None:
-    assert asked(idle(), K.RELEASE).sentence == "m1 was neither kept nor quarantined"
+    assert said(idle(), K.RELEASE) == (True, "m1 was neither kept nor quarantined")
 
 
 def test_a_protected_one_is_left_alone() -> None:
     story = idle()
     story.has(registered("m1", protected=True))
-    answer = asked(story, K.STOP)
-    assert not answer.obeyed
-    assert "protected" in answer.sentence
+    obeyed, sentence = said(story, K.STOP)
+    assert (obeyed, "protected" in sentence) == (False, True)
+    obeyed, sentence = said(story, K.KEEP)
+    assert (obeyed, sentence.startswith("m1: hands off: ")) == (False, True)
+    assert "protected" in sentence
+    assert planned(story) == []
 
 
 @pytest.mark.parametrize("kind", [K.KEEP, K.RELEASE, K.STOP])
@@ -213,9 +251,9 @@ def test_the_decision_log_tells_requests_effects_and_failures() -> None:
     made = story.cycle()
     story.done(*made.effects, failure=Failure.OUT_OF_STOCK, message="none left")
     asked(story, K.PAUSE, QUEUE)
-    said = [(line.verb, line.reason, line.because) for line in story.memory.said]
-    assert [verb for verb, _, _ in said] == ["create", "pause", "create failed", "tag_queue"]
-    assert said[2][1:] == ("out_of_stock", "none left")
+    lines = [(line.verb, line.reason, line.because) for line in story.memory.said]
+    assert [verb for verb, _, _ in lines] == ["create", "pause", "create failed", "tag_queue"]
+    assert lines[2][1:] == ("out_of_stock", "none left")
 
 
 def test_a_boot_is_measured_to_the_first_report() -> None:

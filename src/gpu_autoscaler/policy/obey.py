@@ -1,5 +1,6 @@
 """What operators asked for, made part of the plan; or why it is not done."""
 
+from gpu_autoscaler.config.units import format_duration
 from gpu_autoscaler.domain.effects import Guard, Reason, SetTags
 from gpu_autoscaler.domain.lifecycle import InstanceState as S
 from gpu_autoscaler.domain.model import KEEP_TAG, QUARANTINED_TAG
@@ -57,8 +58,9 @@ def _keep(fleet: Fleet, request: Request, fact: Fact) -> Answer:
         return Answer(request, False, f"{fact.name}: hands off: {fact.hands_off}")
     if not _taggable(fleet, fact):
         return Answer(request, False, f"{fact.name}: {NOT_NOW}")
+    keep = format_duration(fleet.config.keep)
     _tag(fleet, fact, f"{fact.name} is kept, as asked", add=frozenset({KEEP_TAG}))
-    return Answer(request, True, f"{fact.name} is kept for {fleet.config.keep}: hands off")
+    return Answer(request, True, f"{fact.name} is kept for {keep}: hands off")
 
 
 def _release(fleet: Fleet, request: Request, fact: Fact) -> Answer:
