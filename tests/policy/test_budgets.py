@@ -79,6 +79,25 @@ def test_a_machine_whose_price_came_late_counts_with_it() -> None:
     assert standing(memory).eur == pytest.approx(4.0 + 8 * 3.0)
 
 
+def test_all_that_lasts_adds_up_and_what_has_no_price_counts_as_nothing() -> None:
+    memory = lasting()
+    one = memory.instances["id-m1"]
+    assert one.stretch is not None
+    nameless = replace(one.stretch, eur_per_hour=None, commercial_type="no-such-type")
+    more = {f"id-m{n}": replace(known(f"m{n}"), stretch=one.stretch) for n in (2, 3)}
+    more["id-m4"] = replace(known("m4"), stretch=nameless)
+    memory = replace(memory, instances={**memory.instances, **more})
+    settings: tuple[dict[str, Any], ...] = ({}, {"budgets": [DAY]})
+    for queue in settings:
+        own = standing(memory, **queue).eur - standing(lasting(), **queue).eur
+        assert own == pytest.approx(2 * 8 * 2.0)
+
+
+def test_a_queue_that_used_nothing_has_spent_nothing() -> None:
+    found = standing(Memory(), budgets=[DAY])
+    assert (found.eur, found.projected_eur) == (0.0, 0.0)
+
+
 def test_the_budget_that_opens_last_holds() -> None:
     settings = config({"budgets": [{"eur": 1, "per": "month"}, DAY]}, budgets=[DAY])
     found = held(standings(lasting(), settings, {}, START), settings)
@@ -171,26 +190,62 @@ def test_a_budget_s_tag_that_a_person_left_over_goes() -> None:
     assert untag.tags == frozenset()
 
 
-def test_a_queue_that_leaves_the_configuration_is_let_go() -> None:
-    """Else nobody takes off the tag, and it is taken for a person's when the queue comes back."""
+def left() -> Story:
+    """The queue was held by the budget, tags and all, and is no longer configured."""
     here = story(25.0)
-    (tag,) = here.cycle().effects
-    here.done(tag)
+    here.done(*here.cycle().effects)
     here.queue_tags = tuple(PAUSE_TAGS)
     here.cycle()
-    bounded, without = here.config, here.config.model_copy(update={"queues": {}})
-    here.config = without
+    here.config = here.config.model_copy(update={"queues": {}})
+    return here
+
+
+def test_a_queue_that_leaves_the_configuration_is_let_go() -> None:
+    """Else nobody takes off the tag, and it is taken for a person's when the queue comes back."""
+    here = left()
     assert QUEUE in queue_names(here.memory, here.config)
     (untag,) = here.cycle().effects
     assert isinstance(untag, TagQueue)
-    assert not untag.tags
+    assert untag.tags == frozenset()
+    assert untag.because.endswith("agents may pull again (its tag `force_workers:off`)")
     here.done(untag)
-    before = here.memory
+    here.queue_tags = ()
+    here.cycle()
+    assert here.memory.pauses == {}
+
+
+def test_one_that_comes_back_meanwhile_is_held_again() -> None:
+    here = left()
+    bounded = story(25.0).config
+    here.done(*here.cycle().effects)
     here.config = bounded
     here.cycle()
     assert here.memory.pauses[QUEUE].budget
-    here.memory, here.config, here.queue_tags = before, without, ()
+
+
+def test_one_that_leaves_while_clearml_is_down_is_let_go_after_that() -> None:
+    here = left()
+    here.clearml_down = True
+    assert here.cycle().effects == ()
+    here.clearml_down = False
+    (untag,) = here.cycle().effects
+    assert isinstance(untag, TagQueue)
+
+
+def test_one_that_is_no_more_at_clearml_is_forgotten() -> None:
+    here = left()
+    here.queue_exists = False
     here.cycle()
+    assert here.memory.pauses == {}
+
+
+def test_what_a_person_paused_stays_so_when_it_leaves() -> None:
+    here = story(1.0)
+    here.requests = [Request(RequestKind.PAUSE, QUEUE)]
+    here.done(*here.cycle().effects)
+    here.requests, here.queue_tags = [], (PAUSE_TAG,)
+    here.config = here.config.model_copy(update={"queues": {}})
+    assert here.cycle().effects == ()
     assert here.memory.pauses == {}
 
 
