@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from gpu_autoscaler.config.models import Config
-from gpu_autoscaler.domain.model import FleetTags, Placement, ServerState
+from gpu_autoscaler.domain.model import PAUSE_TAGS, FleetTags, Placement, ServerState
 from gpu_autoscaler.emulator.machines import Habit
 from gpu_autoscaler.emulator.scaleway_order import NewServer
 from gpu_autoscaler.emulator.scaleway_state import Server
@@ -65,7 +65,7 @@ class End:
     most_powered: int
 
 
-def config() -> Config:
+def config(**fleet: Any) -> Config:
     """One queue, as impatient as can be."""
     queue: dict[str, Any] = {
         "name": QUEUE,
@@ -82,6 +82,7 @@ def config() -> Config:
             "orphan_timeout": "2m",
             "scaleway": {"project_id": PROJECT},
             "queues": {QUEUE: queue},
+            **fleet,
         }
     )
 
@@ -159,8 +160,12 @@ async def tell(crash: Crash | None) -> tuple[CrashWorld, End]:
     await world.clock.sleep(2 * LISTING_LAG_SECONDS + 60)  # the daemon has seen it, and its tasks
     third = submit("third", 30)
     await _until(world, lambda: ended(third))
-    # somebody takes a task and is gone: it is put back
+    # the budget is used up, and then it is raised
+    world.edit(config(budgets=[{"eur": 0.01, "per": "day"}]))
+    await _until(world, lambda: {*world.clearml.queues.all[queue_id].tags} >= PAUSE_TAGS)
     fourth = submit("fourth", 30)
+    world.edit(config())
+    # somebody takes a task and is gone: it is put back
     world.clearml.next_task(world.clearml.user, queue_id)
     await _until(world, lambda: ended(fourth))
     # agents fall silent; machines are suspended in place

@@ -41,7 +41,7 @@ def test_every_effect_is_in_the_story() -> None:
     world, end = story(None)
     assert set(world.watch.effects) == {
         *("create", "start", "stop", "delete", "tag", "delete_volume", "rescue"),
-        "remove_bootstrap",
+        *("remove_bootstrap", "tag_queue"),
     }
     assert {status for _, status in end.statuses} == {"completed"}
     assert len(world.calls) > 300
