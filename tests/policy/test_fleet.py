@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from gpu_autoscaler.domain.effects import (
     DeleteInstance,
     DeleteVolume,
     Effect,
-    Failure,
     Guard,
     Reason,
     RescueTask,
@@ -20,7 +18,7 @@ from gpu_autoscaler.domain.effects import (
     StartInstance,
     StopInstance,
 )
-from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
+from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import (
     CreateOrder,
     Entry,
@@ -28,7 +26,6 @@ from gpu_autoscaler.domain.model import (
     Queue,
     Volume,
     Worker,
-    ZoneView,
 )
 from gpu_autoscaler.policy.fact import Fact
 from tests.policy.worlds import (
@@ -339,41 +336,3 @@ def test_what_is_planned_is_under_way_until_its_deadline_and_the_listing_s_lag(
         effect.key: Pending(effect.key, name, START, expires_at, queue, placement)
     }
     assert name in there.names_taken
-
-
-OPEN = Breaker(HERE, SPEC, 3, START - minutes(60), START - minutes(30), 1)
-
-
-@pytest.mark.parametrize(
-    ("effect", "usable"),
-    [
-        (None, True),
-        (StartInstance(instance=M1, **WHY), False),
-        (replace(CREATE, order=replace(CREATE.order, placement=HERE, queue=QUEUE)), False),
-        (replace(CREATE, order=replace(CREATE.order, queue=QUEUE)), True),
-    ],
-)
-def test_what_is_launched_is_the_breaker_s_one_try(effect: Effect | None, usable: bool) -> None:
-    there = fleet(memory=Memory(breakers=(OPEN,)))
-    if effect is not None:
-        there.add(effect)
-    assert there.usable(HERE, QUEUE) is usable
-
-
-DARK = {ZONE: ZoneView(ZONE, complete=False, observed_at=START)}
-BACKOFF = Backoff(HERE, Failure.REJECTED, 1, START, START + timedelta(hours=1), "", SPEC)
-
-
-@pytest.mark.parametrize(
-    ("memory", "world", "usable"),
-    [
-        (Memory(), {}, True),
-        (Memory(), {"zones": DARK}, False),
-        (Memory(), {"zones": {}}, False),
-        (Memory(backoffs=(BACKOFF,)), {}, False),
-        (Memory(backoffs=(BACKOFF,)), {"specs": {}}, True),  # the back-off is another spec's
-        (Memory(breakers=(replace(OPEN, until=START + minutes(1)),)), {}, False),
-    ],
-)
-def test_where_a_launch_may_be_tried(memory: Memory, world: dict[str, Any], usable: bool) -> None:
-    assert fleet(memory=memory, **world).usable(HERE, QUEUE) is usable

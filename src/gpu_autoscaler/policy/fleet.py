@@ -272,12 +272,3 @@ class Fleet:
         """Whether the zone was listed completely in this cycle."""
         view = self.world.zones.get(zone)
         return view is not None and view.complete
-
-    def usable(self, placement: Placement, queue: str) -> bool:
-        """Whether a launch for the queue may be tried there now."""
-        spec = self.spec(queue, placement)
-        if not self.zone_answers(placement.zone) or self.backoffs.of(placement, spec):
-            return False
-        if self.trying_stock(placement):
-            return False
-        return self.breakers.refusal(placement, spec) is None

@@ -271,7 +271,7 @@ def _spares(fleet: Fleet, queue: QueueConfig) -> list[Fact]:
         and not fact.quarantined
         and not fact.fell_back
         and fact.instance.placement in queue.placements
-        and fleet.usable(fact.instance.placement, queue.name)
+        and not place.held_back(fleet, queue, fact.instance.placement)
         and not fact.hands_off
         and not fact.claims
         and f"start:{fact.instance.id}" not in fleet.pending

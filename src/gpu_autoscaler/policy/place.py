@@ -51,6 +51,11 @@ def passed_over(fleet: Fleet, queue: QueueConfig, chosen: Placement | None) -> l
 
 def refused(fleet: Fleet, queue: QueueConfig, place: Placement) -> Refusal | None:
     """Why nothing may be launched there for the queue now; None when it may be tried."""
+    return held_back(fleet, queue, place) or too_dear(fleet, queue, place)
+
+
+def held_back(fleet: Fleet, queue: QueueConfig, place: Placement) -> Refusal | None:
+    """The same, whatever it costs."""
     spec = fleet.spec(queue.name, place)
     if backoff := fleet.backoffs.of(place, spec):
         return Refusal(Reason.NO_PLACEMENT, f"{place}: {holds_back(backoff, fleet.now)}")
@@ -60,7 +65,7 @@ def refused(fleet: Fleet, queue: QueueConfig, place: Placement) -> Refusal | Non
         return Refusal(Reason.NO_PLACEMENT, f"{place}: the zone does not answer")
     if trying := fleet.trying_stock(place):
         return Refusal(Reason.NO_PLACEMENT, f"{place}: was out of stock, {trying} tries it first")
-    return too_dear(fleet, queue, place)
+    return None
 
 
 def too_dear(fleet: Fleet, queue: QueueConfig, place: Placement) -> Refusal | None:
