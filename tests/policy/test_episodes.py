@@ -125,8 +125,9 @@ def test_a_quota_is_over_when_one_boots_and_is_one_for_all_zones() -> None:
     assert story.names() == []
 
 
-def test_a_placement_that_is_too_dear_does_not_hide_that_the_others_are_empty() -> None:
-    places = [BOTH[0], {**BOTH[1], "type": "H100-SXM-2-80G", "max_price_per_hour": 1}]
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_placement_that_is_too_dear_does_not_hide_that_the_others_are_empty(step: int) -> None:
+    places = [BOTH[0], {**BOTH[1], "type": "H100-SXM-2-80G", "max_price_per_hour": 1}][::step]
     story = Told(config({"placements": places}), prices={TYPE: 2.5, "H100-SXM-2-80G": 6.6})
     story.enqueue("t1")
     assert story.pass_(minutes(20), failure=Failure.OUT_OF_STOCK) == [f"+{OUT}"]
@@ -155,7 +156,7 @@ def test_a_launch_that_fails_for_long_is_told_once_with_what_was_said(failure: F
     assert story.pass_(minutes(200), failure=failure) == [f"+{FAILING}"]
     told = story.standing()[FAILING]
     assert told.severity is Severity.ERROR
-    assert "as Scaleway says" in told.text
+    assert f"{failure.value.replace('_', ' ')} (as Scaleway says)" in told.text
     assert "check --online" in told.text
 
 
@@ -231,6 +232,12 @@ def test_darkness_neither_ends_nor_begins_what_is_said_of_launches() -> None:
     ]
 
 
+def test_one_place_that_fails_while_the_other_is_dark_is_not_everywhere() -> None:
+    story = waits(dark_zones={OTHER_ZONE})
+    story.pass_(minutes(60), failure=Failure.OUT_OF_STOCK)
+    assert story.names() == [f"observation_failing {OTHER_ZONE}"]
+
+
 def test_one_place_that_fails_says_nothing_of_one_that_is_dark() -> None:
     story = waits()
     story.pass_(minutes(20), failure=Failure.OUT_OF_STOCK)
@@ -271,9 +278,12 @@ def test_an_agent_that_never_came_is_told_the_open_breaker_too_and_both_end_with
     many = f"never_registered breaker of {HERE} for {QUEUE}"
     assert boots_in_vain(story, 13) == [f"+{one}"]
     assert story.standing()[one].severity is Severity.WARNING
+    where = f"booted at {HERE} for {QUEUE} and never registered: "
+    assert story.standing()[one].text.startswith(f"An instance {where}")
     edges = boots_in_vain(story, 60)
     assert sorted(edges) == [f"+{FAILING}", f"+{many}"]
     assert story.standing()[many].severity is Severity.ERROR
+    assert story.standing()[many].text.startswith(f"3 instances in a row {where}")
     assert "gpu-autoscaler render" in story.standing()[many].text
     story.gone |= {each.id for each in story.instances.values()}
     story.instances = {}
