@@ -11,7 +11,17 @@ from gpu_autoscaler.domain.effects import Failure
 from gpu_autoscaler.domain.memory import Backoff, Breaker, Memory, Pending, PowerOff
 from gpu_autoscaler.domain.model import ClearmlView, Placement
 from gpu_autoscaler.policy.clocks import by_present_clock
-from tests.policy.worlds import SPEC, START, TYPE, ZONE, known, minutes, seconds
+from tests.policy.worlds import (
+    SPEC,
+    START,
+    TYPE,
+    ZONE,
+    Story,
+    instance,
+    known,
+    minutes,
+    seconds,
+)
 from tests.store.test_ledger import stretch
 
 HERE = Placement(TYPE, ZONE)
@@ -69,6 +79,20 @@ def test_nothing_lies_in_the_future_also_when_clearml_says_nothing(skew: timedel
     assert memory.instances["id-m1"].booted_at == START - back
     assert memory.pending["stop:id-m1"].expires_at == START + minutes(5)
     assert memory.backoffs[0].until == START + minutes(5)
+
+
+def test_a_machine_is_not_made_in_the_future_of_a_clock_that_is_behind() -> None:
+    """Its reports count, and when the next daemon's clock is right it does not boot ahead of it."""
+    story = Story()
+    story.has(instance("m1", created_at=story.now + minutes(8)))
+    story.cycle(reports=False)
+    (there,) = story.memory.instances.values()
+    assert there.booted_at == story.now
+    story.now += minutes(2)
+    story.report("m1")
+    story.cycle()
+    (there,) = story.memory.instances.values()
+    assert there.state.value == "idle"
 
 
 def test_without_a_plan_there_is_nothing_to_move() -> None:

@@ -9,6 +9,7 @@ import pytest
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.policy.launch import CONFIRMED, UNSEEN, launch_all
+from gpu_autoscaler.policy.questions import zones
 from tests.policy.test_launch_rules import DARK, PRICE, decided, waiting
 from tests.policy.worlds import (
     OTHER_ZONE,
@@ -93,6 +94,21 @@ def test_a_dark_zone_is_waited_for_and_not_for_ever(memory: str, of_fleet: dict[
     assert story.last is not None
     assert "is waited for until 09:0" in story.last.queues[0].because
     assert verbs(story.wait(minutes(3))) == ["create"]
+
+
+@pytest.mark.parametrize(("of_fleet", "first"), [({"max_instances": 5}, 59), ({}, 1)])
+def test_a_zone_that_is_no_longer_configured_may_hide_what_the_fleet_may_have(
+    of_fleet: dict[str, Any], first: float
+) -> None:
+    """The ledger tells that something was there."""
+    story = Story(config(**of_fleet), dark_zones={OTHER_ZONE}, lost_memory=True)
+    story.memory = Memory(zones=(OTHER_ZONE,))
+    story.enqueue("t1")
+    assert OTHER_ZONE in zones(story.memory, story.config)
+    while "create" not in verbs(story.cycle()):
+        story.lost_memory = False
+        assert story.now - START < minutes(62)
+    assert story.now - START >= minutes(first)
 
 
 def test_while_no_zone_answers_none_is_waited_for_in_particular() -> None:

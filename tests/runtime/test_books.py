@@ -124,6 +124,7 @@ def test_the_ledger_remembers_money_when_memory_was_lost() -> None:
         assert found.spent == {day.isoformat(): {"gpu": once}}
         assert found.booked_until == {"id-m1": NOON + minutes(6)}
         assert found.planned_at is None
+        assert found.zones == ("fr-par-2",), "what is left there is looked for, configured or not"
         desk.pages.error = StoreError("403")
         with pytest.raises(StoreError):  # or time would be booked twice
             await desk.books.recall()

@@ -150,7 +150,7 @@ def observed(fleet: Fleet, queue: QueueConfig) -> bool:
     if until is not None and fleet.now >= until:
         return fleet.world.clearml.complete
     of_all = config.max_instances is not None or config.max_eur_per_hour is not None
-    zones = config.zones if of_all else {placement.zone for placement in queue.placements}
+    zones = fleet.world.zones if of_all else {placement.zone for placement in queue.placements}
     return fleet.world.clearml.complete and all(map(fleet.zone_answers, zones))
 
 
@@ -189,7 +189,7 @@ def _why_unconfirmed(fleet: Fleet) -> str:
         f"started without memory: a second observation, {format_duration(LISTING_LAG)} after "
         "the first, must agree before the first launch"
     )
-    if dark := [zone for zone in fleet.config.zones if not fleet.zone_answers(zone)]:
+    if dark := [zone for zone in fleet.world.zones if not fleet.zone_answers(zone)]:
         because += f"; {', '.join(dark)} does not answer"
         until = _waits_for_zones_until(fleet)
         if until is not None and fleet.now < until:

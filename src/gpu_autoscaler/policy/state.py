@@ -128,7 +128,8 @@ class Join:
             state=S.STOPPED if finished else S.PROVISIONING,
             # without memory the API's own change date is the best witness of a stop
             state_since=min(instance.modified_at, self._now) if finished else self._now,
-            booted_at=instance.created_at,
+            # by Scaleway's clock; reports are by ours, and those of its future would not count
+            booted_at=min(instance.created_at, self._now),
             start_accepted_at=created.decided_at if created else None,
             failures_from=self._clearml_now,
         )

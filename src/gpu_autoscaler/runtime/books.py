@@ -72,8 +72,9 @@ class Books:
             return None
 
     async def recall(self) -> Memory:
-        """A memory of nothing but money, for a daemon that found none. Raises StoreError: without
-        it, time would be booked and budgets spent twice."""
+        """A memory of money, and of where instances were, for a daemon that found none. Raises
+        StoreError: without it, time would be booked and budgets spent twice, and what is left in a
+        zone that is no longer configured would be billed for ever."""
         now = self._clock.now()
         days = (now.date() - timedelta(days=ago) for ago in range(SPENT_KEPT.days))
         pages = await read_days(self._ledger, days)
@@ -85,4 +86,6 @@ class Books:
                 of_day[each.queue] = of_day.get(each.queue, 0.0) + each.eur
                 before = booked_until.get(each.server_id, datetime.min.replace(tzinfo=UTC))
                 booked_until[each.server_id] = max(before, each.until)
-        return Memory(spent={day: of for day, of in spent.items() if of}, booked_until=booked_until)
+        zones = {each.zone for page in pages for each in page.stretches}
+        spent = {day: of_day for day, of_day in spent.items() if of_day}
+        return Memory(spent=spent, booked_until=booked_until, zones=tuple(sorted(zones)))

@@ -49,6 +49,7 @@ class Chaos:
         self._world = world
         self._random = world.random("chaos")
         self._removed: dict[str, QueueConfig] = {}
+        self._told_to_end: list[Daemon] = []
         self._event = ""
         self.events = self._drawn(hours)
 
@@ -83,6 +84,8 @@ class Chaos:
             world.scaleway.update_server(server.zone, server.id, protected=False)
         self._bring_back()
         self._lift_budgets()
+        for old in self._told_to_end:  # whom no later platform kills any more
+            old.process.kill()
         world.scaleway.set_listing_lag(0)
         for placement in self._placements():
             world.scaleway.set_stock(placement, Availability.AVAILABLE)
@@ -280,6 +283,7 @@ class Chaos:
 
         def end() -> None:
             old.loop.stop()
+            self._told_to_end.append(old)
             self._say(f"{old.name} is told to end")
             if not self._world.with_lease:
                 self._later(31.0, self._start)
