@@ -350,3 +350,38 @@ def test_what_nobody_knows_is_said_so() -> None:
     story.cycle()
     said = ("ClearML gave no full answer: down.",)
     assert explained(story, "nobody") == Explanation("unknown", "nobody", said)
+
+
+def test_a_task_that_ended_says_since_when() -> None:
+    story = running()
+    story.end("t1")
+    story.cycle()
+    said = "task t1 (t1) is completed, since 08:01 UTC (30s)."
+    assert explained(story, "t1") == Explanation("task", "t1", (said,))
+
+
+def test_all_that_there_is_to_say_of_a_machine() -> None:
+    story = running({"idle_timeout": "7m"})
+    assert explained(story, "m1") == Explanation(
+        "instance",
+        "m1",
+        (
+            "m1 is running task since 08:01 UTC (0s).",
+            "Runs task t1.",
+            "It is never stopped while a task runs, and idles 7m first.",
+        ),
+    )
+    story.end("t1")
+    story.cycle()
+    (_, _, last) = explained(story, "m1").sentences
+    assert last == "If nothing else happens, it is powered off at 08:08 UTC."
+    story.config = story.config.model_copy(update={"queues": {}})
+    story.cycle()
+    assert len(explained(story, "m1").sentences) == 2
+
+
+def test_a_task_says_since_when_it_waits() -> None:
+    story = waiting()
+    story.cycle()
+    found = explained(story, "t1").sentences[0]
+    assert found == f"task t1 (t1) is number 1 of 1 in {QUEUE}, since 08:00 UTC (30s)."

@@ -16,6 +16,7 @@ from tests.policy.worlds import (
     QUEUE,
     START,
     TYPE,
+    ZONE,
     Story,
     config,
     instance,
@@ -129,6 +130,20 @@ def test_until_a_launch_has_ended_nobody_knows_since_when_it_is_billed() -> None
     assert booked(here)[-1] == ("stopped", START - minutes(10), on_at)
 
 
+def test_a_start_is_billed_once_it_is_accepted_though_listings_lag() -> None:
+    here = story()
+    here.has(registered("m1", "stopped", modified_at=START - minutes(10)))
+    here.cycle()
+    here.enqueue("t1")
+    (start,) = here.wait(minutes(2)).effects
+    here.cycle()
+    assert stretch(here).state is S.STOPPED, "nobody has heard of it yet"
+    on_at = here.now + seconds(3)
+    here.outcomes.append(Outcome(start, here.now + seconds(5), powered_on_at=on_at))
+    here.cycle()
+    assert (stretch(here).state, stretch(here).since) == (S.STARTING, on_at)
+
+
 def test_a_launch_whose_end_nobody_heard_of_began_when_it_was_decided() -> None:
     here = story()
     here.enqueue("t1")
@@ -154,6 +169,7 @@ def test_who_is_started_by_a_person_is_billed_from_scaleway_s_date_on() -> None:
 
 def test_at_midnight_a_new_day_begins_and_the_power_goes_on() -> None:
     here = story()
+    here.now += seconds(7)  # so that midnight is not a whole number of minutes after power-on
     idle(here)
     here.config = config({"idle_timeout": "72h"})
     here.now = MIDNIGHT - seconds(10)
@@ -195,11 +211,17 @@ def test_each_task_has_a_stretch_of_its_own_and_is_asked_for_when_it_is_over() -
 def test_a_price_that_is_not_known_yet_counts_from_the_beginning_once_it_is() -> None:
     here = Story()
     idle(here)
-    assert stretch(here).eur_per_hour is None
+    here.cycle()
+    before = stretch(here)
+    assert (before.state, before.eur_per_hour) == (S.IDLE, None)
+    here.cycle()
+    assert stretch(here) == before, "it is still not known"
     here.prices = {TYPE: 3.0}
     here.cycle()
-    assert stretch(here).eur_per_hour == 3.0
-    assert not here.memory.unbooked[1:]
+    assert stretch(here) == replace(before, eur_per_hour=3.0)
+    here.prices = {TYPE: 4.0}
+    here.cycle()
+    assert stretch(here).eur_per_hour == 3.0, "of its beginning"
 
 
 def test_what_never_had_a_price_is_told_as_such() -> None:
@@ -238,6 +260,96 @@ def test_a_clock_that_is_set_back_counts_nothing_twice() -> None:
     assert all(since <= until for since, until in moments)
     assert stretch(here).since == begun
     assert moments == sorted(moments)
+
+
+def whole(of: Story, **changes: Any) -> Stretch:
+    """All that is written of m1, idle since the second cycle."""
+    plain = Stretch(
+        server_id="id-m1",
+        instance="m1",
+        queue=QUEUE,
+        commercial_type=TYPE,
+        zone=ZONE,
+        state=S.IDLE,
+        since=of.now,
+        until=of.now,
+        powered_on_at=START,
+        eur_per_hour=3.0,
+        storage_eur_per_hour=pytest.approx(VOLUME + ADDRESS),  # type: ignore[arg-type]
+    )
+    return replace(plain, **changes)
+
+
+def test_everything_that_a_stretch_tells() -> None:
+    here = story()
+    idle(here)
+    first = whole(here, state=S.INITIALIZING, since=START, until=START)
+    assert stretch(here) == first
+    here.cycle()
+    assert stretch(here) == whole(here)
+    assert here.memory.unbooked[-1] == replace(first, until=here.now)
+    here.report("m1", "t9")  # ClearML does not list it: its name is not known
+    here.cycle(reports=False)
+    assert stretch(here) == whole(here, state=S.RUNNING_TASK, tasks={"t9": ""})
+    off_at = here.now + seconds(10)
+    here.workers.clear()
+    here.has(registered("m1", "stopped", modified_at=off_at, created_at=START))
+    here.cycle()
+    off = {"powered_on_at": None, "eur_per_hour": 0.0, "since": off_at, "until": off_at}
+    storage = pytest.approx(VOLUME)
+    assert stretch(here) == whole(here, state=S.STOPPED, storage_eur_per_hour=storage, **off)
+    assert lasting(here.memory) == (replace(stretch(here), until=here.now),)
+
+
+def test_what_has_just_begun_has_not_lasted() -> None:
+    here = story()
+    idle(here)
+    assert lasting(here.memory) == ()
+    assert lasting(replace(here.memory, planned_at=None)) == ()
+    without = {"id-m2": known("m2")}
+    assert lasting(Memory(planned_at=START, instances=without)) == ()
+
+
+def test_one_that_is_removed_while_it_runs_pays_for_the_begun_minute() -> None:
+    here = story()
+    idle(here)
+    here.instances.clear()
+    here.gone = {"id-m1"}
+    here.cycle(seconds(90))
+    assert here.memory.unbooked[-1].rounding_seconds == 30
+
+
+@pytest.mark.parametrize(("own", "gigabytes"), [({}, 200), ({"volume": {"size": "300GB"}}, 300)])
+def test_a_volume_costs_by_its_size_at_its_placement(own: dict[str, Any], gigabytes: int) -> None:
+    here = story(config=config({"placements": [{"type": TYPE, "zone": ZONE, **own}]}))
+    here.has(registered("m1", "stopped", modified_at=START - minutes(9)))
+    here.cycle()
+    assert stretch(here).storage_eur_per_hour == pytest.approx(gigabytes * 0.000118)
+
+
+def test_of_a_queue_that_never_was_the_volume_is_not_known() -> None:
+    here = story()
+    here.has(registered("m1", "stopped", modified_at=START - minutes(9), queue="unheard-of"))
+    here.cycle()
+    assert stretch(here).storage_eur_per_hour == 0.0
+
+
+def test_one_that_was_adopted_at_work_is_on_since_its_boot_as_far_as_is_known() -> None:
+    made = START - timedelta(hours=2)
+    here = story(lost_memory=True)
+    here.has(registered("m1", created_at=made))
+    here.report("m1", "t9")
+    here.cycle(reports=False)
+    assert (stretch(here).state, stretch(here).since) == (S.RUNNING_TASK, made)
+    assert stretch(here).powered_on_at == made
+
+
+def test_one_that_is_found_half_made_costs_its_volume_since_it_was_made() -> None:
+    made = START - minutes(1)
+    here = story()
+    here.has(instance("m1", "stopped", created_at=made, tags=("phase=provisioning",)))
+    here.cycle()
+    assert (stretch(here).state, stretch(here).since) == (S.PROVISIONING, made)
 
 
 def test_what_was_booked_before_memory_was_lost_is_not_booked_again() -> None:

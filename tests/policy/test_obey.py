@@ -82,7 +82,7 @@ def test_a_paused_queue_launches_nothing_and_says_so() -> None:
 def test_resumed_it_loses_the_tag_and_launches_again() -> None:
     story = paused()
     story.cycle()
-    assert asked(story, K.RESUME, QUEUE).obeyed
+    assert said(story, K.RESUME, QUEUE) == (True, f"{QUEUE} is resumed")
     assert story.last is not None
     assert verbs(story.last) == ["create", "tag_queue"]
     assert isinstance(story.last.effects[1], TagQueue)
@@ -129,9 +129,8 @@ def test_without_clearml_a_pause_is_promised() -> None:
 
 @pytest.mark.parametrize("kind", [K.PAUSE, K.RESUME])
 def test_another_queue_is_refused_with_those_there_are(kind: RequestKind) -> None:
-    answer = asked(Story(), kind, "typo")
-    assert not answer.obeyed
-    assert QUEUE in answer.sentence
+    expected = (False, f"no queue typo is configured (there is {QUEUE})")
+    assert said(Story(), kind, "typo") == expected
 
 
 def test_what_is_not_paused_is_not_resumed() -> None:
@@ -223,6 +222,11 @@ def test_one_that_is_kept_and_not_seen_so_yet_is_kept_already() -> None:
 
 def test_one_that_is_not_held_is_not_released() -> None:
     assert said(idle(), K.RELEASE) == (True, "m1 was neither kept nor quarantined")
+
+
+def test_without_any_there_is_none_to_act_on() -> None:
+    expected = (False, "no instance is named m1 (there is none at all)")
+    assert said(Story(), K.STOP) == expected
 
 
 def test_a_protected_one_is_left_alone() -> None:
