@@ -1,18 +1,13 @@
 """The command line: one function per command, its options and its help; no logic."""
 
-import asyncio
 import json
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
-from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from gpu_autoscaler.commands import ask as asking
@@ -28,10 +23,23 @@ from gpu_autoscaler.commands import plan as planning
 from gpu_autoscaler.commands import render as rendering
 from gpu_autoscaler.commands import run as running
 from gpu_autoscaler.commands import simulate as simulating
-from gpu_autoscaler.commands.wiring import Setup, load_setup
+from gpu_autoscaler.commands.terminal import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    UrlOption,
+    asker_at,
+    confirming,
+    err,
+    finish,
+    known_queue,
+    lease_age,
+    out,
+    refused,
+    set_up,
+    try_setup,
+)
 from gpu_autoscaler.config.load import ConfigError
-from gpu_autoscaler.config.secrets import api_token
-from gpu_autoscaler.config.units import parse_duration
 from gpu_autoscaler.reports.period import parse_period
 from gpu_autoscaler.reports.report import By
 from gpu_autoscaler.runtime.clock import RandomIds, SystemClock
@@ -52,28 +60,6 @@ notify = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(notify, name="notify")
-out = Console()
-err = Console(stderr=True)
-
-ConfigOption = Annotated[
-    str,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="GPU_AUTOSCALER_CONFIG",
-        metavar="FILE|s3://BUCKET/KEY",
-        help="The configuration: a YAML file, or such an object in object storage.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
-UrlOption = Annotated[
-    str,
-    typer.Option(
-        envvar="GPU_AUTOSCALER_URL",
-        help="The running daemon; GPU_AUTOSCALER_API_TOKEN is its token.",
-    ),
-]
-DEFAULT_CONFIG = "config/queues.yaml"
 
 
 @app.command(epilog="Example: gpu-autoscaler run --config config/queues.yaml --dry-run")
@@ -98,10 +84,10 @@ def run(
     """The daemon: watch the queues, and create, start, stop and delete instances."""
     older_than = None
     if if_lease_older_than is not None:
-        older_than = _older_than(if_lease_older_than, alone=once and not dry_run)
-    setup = _setup(config)
+        older_than = lease_age(if_lease_older_than, alone=once and not dry_run)
+    setup = set_up(config)
     configure_logs(setup.secrets.values())
-    _exit(
+    finish(
         running.run(
             setup,
             SystemClock(),
@@ -116,9 +102,9 @@ def run(
 @app.command(epilog="Example: gpu-autoscaler plan --config config/queues.yaml")
 def plan(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """What one cycle would do now, as a table with reasons; changes nothing."""
-    setup = _setup(config)
+    setup = set_up(config)
     configure_logs(setup.secrets.values())
-    _exit(planning.plan(setup, SystemClock(), out, as_json=as_json))
+    finish(planning.plan(setup, SystemClock(), out, as_json=as_json))
 
 
 @app.command(
@@ -131,8 +117,8 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Why a task waits, why an instance is on, why nothing is done for a queue."""
-    asker = _asker(url, config)
-    _exit(asker.explain(name, out, as_json=as_json))
+    asker = asker_at(url, config)
+    finish(asker.explain(name, out, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler status --watch")
@@ -145,8 +131,8 @@ def status(
     """Queues, instances, money, and what was decided lately."""
     if watch and as_json:
         raise typer.BadParameter("--watch is for people: leave out --json")
-    asker = _asker(url, config)
-    _exit(asker.status(out, watch=watch, as_json=as_json))
+    asker = asker_at(url, config)
+    finish(asker.status(out, watch=watch, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler cost --since 2026-11 --by user --format csv")
@@ -185,8 +171,8 @@ def cost(
     try:
         sources = costing.open_sources(config, os.environ)
     except ConfigError as error:
-        raise _refused(error) from None
-    _exit(costing.cost(sources, period, clock, out, by=by, format_=format_, always_on=always_on))
+        raise refused(error) from None
+    finish(costing.cost(sources, period, clock, out, by=by, format_=format_, always_on=always_on))
 
 
 @app.command(epilog="Example: gpu-autoscaler check --config config/queues.yaml --online")
@@ -211,19 +197,19 @@ def check(
         raise typer.BadParameter("say either --online or --boot")
     if boot is not None and as_json and not yes:
         raise typer.BadParameter("--boot asks: with --json, say --yes")
-    setup = _try_setup(config) if as_json else _setup(config)
+    setup = try_setup(config) if as_json else set_up(config)
     if isinstance(setup, ConfigError):
         sys.stdout.write(reporting.as_json(checking.of_problems(setup)))
         raise typer.Exit(1)
     configure_logs(setup.secrets.values())
     if boot is None:
-        _exit(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))
+        finish(checking.check(setup, SystemClock(), out, online=online, json_only=as_json))
         return
-    _known_queue(setup, config, boot)
+    known_queue(setup, config, boot)
     console = err if as_json else out
     json_to = sys.stdout if as_json else None
-    confirm = _asking(console, yes=yes)
-    _exit(
+    confirm = confirming(console, yes=yes)
+    finish(
         booting.check_boot(
             setup, boot, SystemClock(), RandomIds(), console, confirm=confirm, json_to=json_to
         )
@@ -239,8 +225,8 @@ def render(
     ] = False,
 ) -> None:
     """The cloud-init script an instance of QUEUE would get, secrets masked."""
-    setup = _setup(config)
-    _known_queue(setup, config, queue)
+    setup = set_up(config)
+    known_queue(setup, config, queue)
     sys.stdout.write(rendering.render(setup, queue, unmask=unmask))
 
 
@@ -256,10 +242,10 @@ def down(
     """Stop or remove the fleet's machines, after a confirmation that names them."""
     if idle == everything:
         raise typer.BadParameter("say either --idle or --all")
-    setup = _setup(config)
+    setup = set_up(config)
     configure_logs(setup.secrets.values())
-    confirm = _asking(out, yes=yes)
-    _exit(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
+    confirm = confirming(out, yes=yes)
+    finish(taking_down.down(setup, SystemClock(), out, everything=everything, confirm=confirm))
 
 
 @notify.command(
@@ -267,9 +253,9 @@ def down(
 )
 def notify_test(config: ConfigOption = DEFAULT_CONFIG, as_json: JsonOption = False) -> None:
     """One message to every channel, and which of them took it; exit 1 if one did not."""
-    setup = _setup(config)
+    setup = set_up(config)
     configure_logs(setup.secrets.values())
-    _exit(notifying.notify_test(setup, out, as_json=as_json))
+    finish(notifying.notify_test(setup, out, as_json=as_json))
 
 
 @app.command(epilog="Example: gpu-autoscaler demo --speed 20000")
@@ -349,88 +335,9 @@ def emulate(
 ) -> None:
     """An emulated ClearML or Scaleway over HTTP, to try things out against."""
     configure_logs(())
-    _exit(emulating.emulate(service, port, speed, out, agents=agents))
+    finish(emulating.emulate(service, port, speed, out, agents=agents))
 
 
 def main() -> None:
     """Entry point: errors of ours are sentences, never tracebacks."""
     app()
-
-
-def _asker(url: str, config: str) -> asking.Asker:
-    """Asks the running daemon; where none is, what is configured says it by itself."""
-    try:
-        token = api_token(os.environ)
-    except ConfigError as error:
-        raise typer.BadParameter(str(error.problems[0])) from None
-    configure_logs((token,) if token else (), level=logging.CRITICAL)
-    return asking.Asker(url, token, lambda: _setup(config), SystemClock())
-
-
-def _older_than(text: str, *, alone: bool) -> timedelta:
-    """What --if-lease-older-than says. Raises typer.BadParameter."""
-    option = "--if-lease-older-than"
-    if not alone:
-        raise typer.BadParameter(f"{option} goes with --once, and without --dry-run")
-    try:
-        duration = parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
-    if not duration:
-        raise typer.BadParameter(f"{option}: longer than 0s, or leave it out")
-    return duration
-
-
-def _known_queue(setup: Setup, config: str, queue: str) -> None:
-    if queue not in setup.config.queues:
-        known = ", ".join(setup.config.queues)
-        raise typer.BadParameter(f"{config} has no queue {queue!r}; it has {known}")
-
-
-def _asking(console: Console, *, yes: bool) -> Callable[[str], bool]:
-    def confirm(question: str) -> bool:
-        console.print(question, highlight=False)
-        return yes or typer.confirm("Go on?")
-
-    return confirm
-
-
-def _setup(config: str) -> Setup:
-    setup = _try_setup(config)
-    if isinstance(setup, Setup):
-        return setup
-    raise _refused(setup)
-
-
-def _refused(error: ConfigError) -> typer.Exit:
-    for problem in error.problems:
-        err.print(f"[red]error:[/] {escape(str(problem))}", highlight=False, soft_wrap=True)
-    return typer.Exit(1)
-
-
-def _try_setup(config: str) -> Setup | ConfigError:
-    try:
-        return load_setup(config, os.environ)
-    except ConfigError as error:
-        return error
-
-
-def _exit(command: Coroutine[Any, Any, int]) -> None:
-    try:
-        code = asyncio.run(_ended_by_sigterm(command))
-    except OSError as error:
-        said = escape(error.strerror or str(error))
-        err.print(f"[red]error:[/] {said}", highlight=False, soft_wrap=True)
-        code = 1
-    except KeyboardInterrupt:
-        code = 128 + signal.SIGINT
-    except asyncio.CancelledError:
-        code = 128 + signal.SIGTERM
-    raise typer.Exit(code)
-
-
-async def _ended_by_sigterm(command: Coroutine[Any, Any, int]) -> int:
-    """Cancelled as Ctrl-C does it, so that it cleans up: CI jobs and systemd end with SIGTERM."""
-    task = asyncio.ensure_future(command)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await task
