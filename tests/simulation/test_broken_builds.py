@@ -10,7 +10,7 @@ import pytest
 from gpu_autoscaler.domain.errors import LeaseLost
 from gpu_autoscaler.domain.memory import Kept
 from gpu_autoscaler.domain.model import PROVISIONING_TAG
-from gpu_autoscaler.policy import cleanup, launch
+from gpu_autoscaler.policy import budgets, cleanup, launch
 from gpu_autoscaler.runtime.execute import LiveExecutor
 from gpu_autoscaler.runtime.observe import Observer
 from gpu_autoscaler.scaleway import servers
@@ -64,6 +64,10 @@ def without_the_maximum(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(launch, "_limit", lambda fleet, queue: None)
 
 
+def without_budgets(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(budgets, "held", lambda *_: {})
+
+
 def without_the_phase_tag(patch: pytest.MonkeyPatch) -> None:
     def body(*args: Any, **options: Any) -> Mapping[str, Any]:
         made = dict(create_body(*args, **options))
@@ -82,6 +86,7 @@ def without_the_phase_tag(patch: pytest.MonkeyPatch) -> None:
         (missing_is_gone, ""),
         (without_the_volume_sweep, "never go"),
         (without_the_maximum, "allowed are|in all"),
+        (without_budgets, "EUR were spent by"),
         (without_the_phase_tag, ""),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

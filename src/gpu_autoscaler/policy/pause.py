@@ -36,7 +36,7 @@ def pauses(
             pause = replace(pause, ending=not pause.budget, asked=pause.asked and not pause.budget)
         if pause is not None:
             found[name] = pause
-    for name in memory.pauses.keys() - config.queues.keys():
+    for name in sorted(memory.pauses.keys() - config.queues.keys()):
         pause = _left(memory.pauses[name], world, name, now)
         if pause is not None:
             found[name] = pause

@@ -42,17 +42,22 @@ def used_up(world: "World", configs: Sequence[Config], queue: str) -> str:
     for each in _written(world):
         if each.until <= known:
             spent[each.queue] += each.eur
-    held = [
-        f"{eur:.2f} of {budget.eur:.2f} EUR were spent by {known:%H:%M}"
-        for config in configs
-        for budgets, eur in (
-            (config.budgets, sum(spent.values())),
-            (config.queues[queue].budgets if queue in config.queues else (), spent[queue]),
+    whole = sum(spent.values())
+
+    def held(config: Config) -> str:
+        own = config.queues[queue].budgets if queue in config.queues else ()
+        sums = [(each, whole) for each in config.budgets] + [(each, spent[queue]) for each in own]
+        return next(
+            (
+                f"{eur:.2f} of {budget.eur:.2f} EUR were spent by {known:%H:%M}"
+                for budget, eur in sums
+                if eur > budget.eur
+            ),
+            "",
         )
-        for budget in budgets
-        if eur > budget.eur
-    ]
-    return held[0] if len(held) >= len(configs) else ""
+
+    found = [held(config) for config in configs]
+    return found[-1] if all(found) else ""
 
 
 def _written(world: "World") -> list[Stretch]:
