@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gpu_autoscaler.domain.effects import Reason, TagQueue
+from gpu_autoscaler.domain.effects import Failure, Reason, TagQueue
 from gpu_autoscaler.domain.episodes import EpisodeKind, Severity
 from gpu_autoscaler.domain.memory import Memory, Pause
 from gpu_autoscaler.domain.model import BUDGET_TAG, PAUSE_TAG, PAUSE_TAGS
@@ -212,6 +212,14 @@ def test_a_queue_that_leaves_the_configuration_is_let_go() -> None:
     here.queue_tags = ()
     here.cycle()
     assert here.memory.pauses == {}
+
+
+def test_its_tag_is_taken_off_until_that_worked() -> None:
+    here = left()
+    here.done(*here.cycle().effects, failure=Failure.TRANSIENT)
+    (again,) = here.wait(minutes(10)).effects
+    assert isinstance(again, TagQueue)
+    assert QUEUE in queue_names(here.memory, here.config)
 
 
 def test_one_that_comes_back_meanwhile_is_held_again() -> None:

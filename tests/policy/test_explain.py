@@ -8,6 +8,7 @@ import pytest
 
 from gpu_autoscaler.domain.decisions import World
 from gpu_autoscaler.domain.effects import Failure
+from gpu_autoscaler.domain.model import Placement
 from gpu_autoscaler.domain.requests import Request, RequestKind
 from gpu_autoscaler.policy.explain import Explainer, Explanation
 from tests.policy.worlds import (
@@ -177,6 +178,18 @@ def test_a_machine_elsewhere_is_explained_by_what_holds_the_better_place_back() 
     story.memory = replace(story.memory, backoffs=(own,))
     story.cycle()
     assert "next try" not in text(story, QUEUE), "its configuration has changed since"
+
+
+def test_a_rejection_of_a_placement_s_own_settings_holds_until_they_change() -> None:
+    place = Placement(TYPE, ZONE)
+    story = Told(own_specs={(QUEUE, place): "own"})
+    story.enqueue("t1")
+    story.done(*story.cycle().effects, failure=Failure.REJECTED)
+    story.cycle()
+    assert explained(story, QUEUE).sentences[-1].startswith(f"{place}: rejected")
+    story.own_specs = {(QUEUE, place): "mended"}
+    story.cycle()
+    assert "rejected" not in text(story, QUEUE)
 
 
 def test_an_idle_machine_takes_it_at_its_next_poll() -> None:

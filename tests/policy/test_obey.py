@@ -1,15 +1,19 @@
 """What operators ask for goes into the plan, or the answer says why not."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure, SetTags, TagQueue
+from gpu_autoscaler.domain.memory import Account
 from gpu_autoscaler.domain.model import PAUSE_TAG
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
+from gpu_autoscaler.policy.history import saved
 from gpu_autoscaler.policy.obey import NOT_NOW
 from tests.policy.worlds import (
     QUEUE,
+    START,
     Story,
     config,
     instance,
@@ -17,6 +21,7 @@ from tests.policy.worlds import (
     reasons,
     registered,
     seconds,
+    task,
     verbs,
 )
 
@@ -169,6 +174,14 @@ def test_one_that_reported_only_once_is_not_stopped_yet() -> None:
     assert not asked(story, K.STOP).obeyed
 
 
+def test_one_that_perhaps_pulled_a_task_is_stopped_once_that_is_nobody_s() -> None:
+    story = idle()
+    story.tasks["t1"] = task("t1")  # in no queue any more, and not started
+    assert "task t1 was just pulled" in said(story, K.STOP)[1]
+    story.memory = replace(story.memory, popped={"t1": story.now - minutes(3)})
+    assert said(story, K.STOP)[0]
+
+
 def test_one_is_kept_and_then_released() -> None:
     story = idle()
     assert said(story, K.KEEP) == (True, "m1 is kept for 1d: hands off")
@@ -268,6 +281,11 @@ def test_a_boot_is_measured_to_the_first_report() -> None:
     story.report("m1")
     story.cycle(reports=False)
     assert story.memory.boots == {"H100-1-80G in fr-par-2": (200,)}
+
+
+def test_what_is_saved_is_reckoned_against_the_most_that_worked_at_once() -> None:
+    since = START - timedelta(hours=10)
+    assert saved(Account("2026-09", since, eur=12.0, peak_eur_per_hour=5.0), START) == 38.0
 
 
 def test_the_month_is_counted_by_the_hourly_prices() -> None:

@@ -222,6 +222,26 @@ def test_a_stopped_one_of_other_settings_is_removed_and_those_of_other_placement
     assert "m2" not in [e.subject for e in there.effects]
 
 
+@pytest.mark.parametrize(("spec", "removed"), [(OWN_SPEC, False), (SPEC, True)])
+def test_a_stopped_one_is_as_old_as_its_placement_s_settings(spec: str, removed: bool) -> None:
+    settings = config({"placements": PLACES[1:2]})
+    story = Story(settings, own_specs={(QUEUE, SECOND): OWN_SPEC})
+    story.has(registered("m1", "stopped", zone=OTHER_ZONE, spec=spec))
+    assert verbs(story.cycle()) == (["delete"] if removed else [])
+
+
+def test_a_new_one_is_made_from_its_placement_s_settings() -> None:
+    there = fleet(
+        settings=config({"placements": PLACES[1:2]}),
+        own_specs={(QUEUE, SECOND): OWN_SPEC},
+        **waiting(1),
+    )
+    launch_all(there)
+    (effect,) = there.effects
+    assert isinstance(effect, CreateInstance)
+    assert effect.order.spec == OWN_SPEC
+
+
 def test_all_too_dear_is_a_reason_of_its_own() -> None:
     there = fleet(settings=config({**THREE, "max_price_per_hour": 1}), prices=PRICES, **waiting(1))
     (decision,) = launch_all(there)

@@ -279,6 +279,49 @@ def test_stock_is_asked_for_when_a_launch_is_due_and_it_may_matter(
     assert availability_zones(Memory(**given), settings, [waiting]) == expected
 
 
+CREATES = {f"create:m{n}": replace(CREATED, key=f"create:m{n}", name=f"m{n}") for n in (8, 9)}
+
+
+@pytest.mark.parametrize(
+    ("most", "entries", "instances", "pending", "asked"),
+    [
+        (9, 2, [BOOTS, BOOTS], {}, False),
+        (9, 3, [BOOTS, BOOTS], {}, True),
+        (9, 2, [BOOTS, WORKS], {}, True),
+        (2, 9, [WORKS, WORKS], {}, False),
+        (3, 9, [WORKS, WORKS], {}, True),
+        (9, 2, [], CREATES, False),
+        (9, 3, [], CREATES, True),
+        (2, 9, [], CREATES, False),
+        (3, 9, [], CREATES, True),
+        (9, 2, [BOOTS], {"create:m1": replace(CREATED, name="m1")}, True),  # one and the same
+    ],
+)
+def test_whether_a_launch_is_due_counts_every_machine_once(
+    most: int,
+    entries: int,
+    instances: list[dict[str, Any]],
+    pending: dict[str, Pending],
+    asked: bool,
+) -> None:
+    settings = config({"placements": BOTH_ZONES, "max_instances": most})
+    waiting = Queue("q-1", QUEUE, tuple(Entry(f"t{n}", START) for n in range(entries)))
+    memory = remembered(*instances, pending=pending)
+    expected = frozenset(settings.zones) if asked else frozenset()
+    assert availability_zones(memory, settings, [waiting]) == expected
+
+
+def test_stock_is_asked_for_of_all_queues_together() -> None:
+    zones_of = {"one": ZONE, "two": OTHER_ZONE}
+    queues = {
+        name: {"name": name, "placements": [{"type": TYPE, "zone": zone}]}
+        for name, zone in zones_of.items()
+    }
+    memory = Memory(backoffs=(DRY, replace(DRY, placement=THERE)))
+    waiting = [Queue(name, name, (Entry("t1", START),)) for name in zones_of]
+    assert availability_zones(memory, config(queues=queues), waiting) == {ZONE, OTHER_ZONE}
+
+
 def test_a_power_off_is_timed_by_clearmls_clock() -> None:
     memory = remembered(power_offs={"m9": PowerOff(QUEUE, START - minutes(9))})
     assert asked_since(memory, skew=minutes(5)) == START - minutes(14)

@@ -8,7 +8,7 @@ import pytest
 
 from gpu_autoscaler.domain.effects import Guard, Reason, RescueTask, StopInstance
 from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff, Requeue
-from gpu_autoscaler.domain.model import Entry, Queue, Task
+from gpu_autoscaler.domain.model import Entry, Queue, Task, Worker
 from gpu_autoscaler.policy.fact import Fact
 from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.rescue import (
@@ -19,6 +19,7 @@ from gpu_autoscaler.policy.rescue import (
     stuck_tasks,
     watch_popped,
 )
+from gpu_autoscaler.policy.settings import GOING_OFF
 from tests.policy.worlds import (
     QUEUE,
     QUEUE_ID,
@@ -190,6 +191,39 @@ def test_what_a_power_off_caught(
     one: Fact | None, off: PowerOff, there_is: Task, found: bool
 ) -> None:
     assert bool(put_back(one, off, there_is).effects) is found
+
+
+@pytest.mark.parametrize("skew", [-60, 0, 60])
+@pytest.mark.parametrize(("later", "found"), [(0, True), (1, False)])
+def test_what_ended_with_the_power_is_timed_by_clearml_s_clock(
+    skew: float, later: float, found: bool
+) -> None:
+    """Also where the machine was started again since; the power-off is a minute ago."""
+    off = replace(ours(60 - skew), accepted=True)
+    ended_at = START - seconds(60) + GOING_OFF + seconds(later)
+    there = fleet(
+        fact(),
+        memory=Memory(power_offs={"m1": off}),
+        ended_tasks=(task("t1", "stopped", "m1", status_changed_at=ended_at),),
+        skew=seconds(skew),
+    )
+    rescue_all(there, NOTHING)
+    assert bool(there.effects) is found
+
+
+@pytest.mark.parametrize(("after", "found"), [(5, True), (6, False)])
+def test_a_machine_that_reports_after_it_was_seen_off_may_be_on(after: float, found: bool) -> None:
+    """By more than clocks may differ."""
+    one = fact(state="stopped", memory={"state_since": START - seconds(50)})
+    heard = Worker("m1", HOUR_AGO, START - seconds(50) + seconds(after))
+    there = fleet(
+        one,
+        memory=Memory(power_offs={"m1": ours()}),
+        open_tasks=(caught("in_progress", 90),),
+        workers=(heard,),
+    )
+    rescue_all(there, NOTHING)
+    assert (bool(there.effects), there.withheld) == (found, set() if found else {"m1"})
 
 
 def test_it_is_said_what_became_of_it() -> None:

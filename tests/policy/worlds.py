@@ -17,6 +17,7 @@ from gpu_autoscaler.domain.model import (
     ClearmlView,
     Entry,
     Instance,
+    Placement,
     Queue,
     ServerState,
     Task,
@@ -188,6 +189,7 @@ class Story:
     prices: dict[str, float] = field(default_factory=dict)
     outcomes: list[Outcome] = field(default_factory=list)
     specs: dict[str, str] = field(default_factory=lambda: {QUEUE: SPEC})
+    own_specs: dict[tuple[str, Placement], str] = field(default_factory=dict)
     lost_memory: bool = False
     requests: list[Request] = field(default_factory=list)
     """What operators ask before the next cycle."""
@@ -279,6 +281,7 @@ class Story:
             ),
             zones={zone: self._zone(zone, found) for zone, found in by_zone.items()},
             specs=self.specs,
+            own_specs=self.own_specs,
             prices=self.prices,
             prices_read_at=START if self.prices else None,
             outcomes=tuple(self.outcomes),
