@@ -98,6 +98,18 @@ def test_out_of_stock_for_long_is_told_once_and_over_when_one_boots() -> None:
     assert story.pass_(minutes(2)) == [f"-{OUT}"]
 
 
+def test_what_is_about_to_be_told_keeps_its_beginning_while_clearml_is_down() -> None:
+    story = waits()
+    story.pass_(minutes(10), failure=Failure.OUT_OF_STOCK)
+    before = story.memory.troubles
+    assert list(before) == [f"out_of_stock:{QUEUE}"]
+    story.clearml_down = True
+    story.cycle()
+    assert story.memory.troubles.items() >= before.items()
+    story.clearml_down = False
+    assert story.pass_(minutes(6), failure=Failure.OUT_OF_STOCK) == [f"+{OUT}"]
+
+
 def test_out_of_stock_is_over_when_nobody_waits() -> None:
     story = waits()
     story.pass_(minutes(20), failure=Failure.OUT_OF_STOCK)

@@ -10,7 +10,7 @@ from gpu_autoscaler.domain.memory import Account
 from gpu_autoscaler.domain.model import PAUSE_TAG
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
 from gpu_autoscaler.policy.history import saved
-from gpu_autoscaler.policy.obey import NOT_NOW
+from gpu_autoscaler.policy.obey import ENDED, NOT_NOW
 from tests.policy.worlds import (
     QUEUE,
     START,
@@ -136,6 +136,9 @@ def test_without_clearml_a_pause_is_promised() -> None:
 def test_another_queue_is_refused_with_those_there_are(kind: RequestKind) -> None:
     expected = (False, f"no queue typo is configured (there is {QUEUE})")
     assert said(Story(), kind, "typo") == expected
+    place = {"placements": [{"type": "H100-1-80G", "zone": "fr-par-2"}]}
+    both = config(queues={name: {"name": name, **place} for name in ("one", "two")})
+    assert "(there is one, two)" in said(Story(both), kind, "typo")[1]
 
 
 def test_what_is_not_paused_is_not_resumed() -> None:
@@ -229,8 +232,17 @@ def test_one_that_is_kept_and_not_seen_so_yet_is_kept_already() -> None:
     there = story.instances["m1"]
     story.has(replace(there, tags=there.tags | {"keep"}))
     obeyed, sentence = said(story, K.KEEP)
-    assert (obeyed, planned(story)) == (True, [])
-    assert "kept" in sentence
+    assert (obeyed, sentence) == (True, "m1: it is kept until 2026-09-08 08:04 UTC")
+    assert planned(story) == []
+
+
+def test_one_whose_time_is_just_over_is_not_said_to_be_kept() -> None:
+    story = idle()
+    story.has(registered("m1", tags=("keep",)))
+    story.cycle()
+    story.now += timedelta(days=1)
+    assert said(story, K.KEEP) == (False, f"m1: {ENDED}")
+    assert [verb for verb, _, _ in planned(story)] == ["stop"]
 
 
 def test_one_that_is_not_held_is_not_released() -> None:
@@ -255,8 +267,9 @@ def test_a_protected_one_is_left_alone() -> None:
 
 @pytest.mark.parametrize("kind", [K.KEEP, K.RELEASE, K.STOP])
 def test_an_unknown_one_is_refused_with_those_there_are(kind: RequestKind) -> None:
-    answer = asked(idle(), kind, "m2")
-    assert (answer.obeyed, "there is m1" in answer.sentence) == (False, True)
+    story = idle()
+    story.has(registered("m3"))
+    assert said(story, kind, "m2") == (False, "no instance is named m2 (there is m1, m3)")
 
 
 # --- what is remembered

@@ -334,19 +334,25 @@ def test_whether_it_asks_its_queue(
 
 
 @pytest.mark.parametrize(
-    ("came", "reported", "off"),
+    ("came", "reported", "decided", "whose", "off"),
     [
-        (3600, 10, False),  # its agent reports on: somebody changed a tag
-        (3600, 90, True),  # not since then
-        (30, 10, True),  # another boot's
+        (3600, 10, 300, {}, False),  # its agent reports on: somebody changed a tag
+        (3600, 90, 300, {}, True),  # not since then
+        (3600, 60, 300, {}, True),
+        (30, 10, 300, {}, True),  # another boot's
+        (60, 10, 300, {}, True),
+        (3600, 90, 60, {}, False),  # it was not changed since
+        (3600, 90, 61, {}, True),
+        (3600, 90, 300, {"accepted": True}, False),  # its end is known
+        (3600, 90, 300, {"ours": False}, False),
     ],
 )
 def test_a_power_off_that_nobody_heard_of_is_told_from_a_tag(
-    came: float, reported: float, off: bool
+    came: float, reported: float, decided: float, whose: dict[str, Any], off: bool
 ) -> None:
     changed_at = START - seconds(60)
     there = registered("m1", modified_at=changed_at)
-    stopping = PowerOff(QUEUE, START - minutes(5))
+    stopping = PowerOff(QUEUE, START - seconds(decided), **whose)
     agent = worker(reported, registered_at=START - seconds(came))
     memory = known(last_seen=there, last_report_at=START - minutes(6))
     found = joined(there, memory, workers=[agent], power_offs={"m1": stopping}).memory

@@ -99,6 +99,11 @@ def test_a_popped_task_that_is_nobody_s_keeps_none_above_the_maximum() -> None:
 def test_what_keeps_idle_ones_is_said() -> None:
     found = decided(*FOUR, settings=config({"max_instances": 9, "min_instances": 2}))
     assert said(found)[LAST] == ("", Reason.MIN_INSTANCES, "idle, kept by min_instances = 2")
+    day = [{"days": "mon", "from": "08:00", "to": "19:00", "min_instances": 2}]
+    hours = {"working_hours": {"timezone": "UTC", "windows": day}}
+    bounds = config({"max_instances": 9, "min_instances": 2, **hours})
+    said_until = "idle, kept by min_instances = 2 (in force until Mon 19:00 UTC)"
+    assert said(decided(*FOUR, settings=bounds))[LAST][2] == said_until
     found = decided(*FOUR, settings=config({"max_instances": 9}), **waiting(2))
     assert said(found)[LAST] == ("", Reason.DEMAND, "idle, kept for waiting tasks")
     found = decided(*FOUR, settings=config({"max_instances": 3}), **waiting(9))

@@ -10,6 +10,7 @@ from gpu_autoscaler.policy.fleet import Fleet
 from gpu_autoscaler.policy.stop import stop
 
 NOT_NOW = "its tags are just being changed, or its zone does not answer; try again"
+ENDED = "it was kept long enough, and its tag is being taken off; try again in a minute"
 
 
 def obey_all(fleet: Fleet, stuck: frozenset[str]) -> tuple[Answer, ...]:
@@ -52,8 +53,10 @@ def _of_queue(fleet: Fleet, request: Request) -> Answer:
 
 
 def _keep(fleet: Fleet, request: Request, fact: Fact) -> Answer:
+    if fact.instance.kept and not fact.hands_off:
+        return Answer(request, False, f"{fact.name}: {ENDED}")
     if fact.instance.kept:
-        return Answer(request, True, f"{fact.name}: {fact.hands_off or 'it is kept already'}")
+        return Answer(request, True, f"{fact.name}: {fact.hands_off}")
     if fact.hands_off:
         return Answer(request, False, f"{fact.name}: hands off: {fact.hands_off}")
     if not _taggable(fleet, fact):
