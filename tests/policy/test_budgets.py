@@ -42,6 +42,11 @@ def test_a_period_begins_and_ends_at_midnight(per: str, now: str, since: str, un
     assert period(per, moment(now)) == (moment(since), moment(until))
 
 
+@pytest.mark.usefixtures("far_east")
+def test_a_period_is_one_of_utc_wherever_the_daemon_runs() -> None:
+    assert period("day", moment("2026-09-07T23:59")) == (moment(TODAY), moment("2026-09-08"))
+
+
 def standing(memory: Memory, budget: Mapping[str, Any] = DAY, **queue: Any) -> Standing:
     """Of the only budget: the fleet's, or the queue's if it has one."""
     settings = config(queue, **({} if queue else {"budgets": [budget]}))

@@ -167,14 +167,17 @@ def test_who_is_started_by_a_person_is_billed_from_scaleway_s_date_on() -> None:
     assert (stretch(here).eur_per_hour, stretch(here).use) == (3.0, Use.BOOT)
 
 
+@pytest.mark.usefixtures("far_east")
 def test_at_midnight_a_new_day_begins_and_the_power_goes_on() -> None:
     here = story()
     here.now += seconds(7)  # so that midnight is not a whole number of minutes after power-on
     idle(here)
     here.config = config({"idle_timeout": "72h"})
-    here.now = MIDNIGHT - seconds(10)
+    here.now = MIDNIGHT - seconds(70)
     here.cycle(seconds(0))
     before = len(here.memory.unbooked)
+    here.cycle(minutes(1))
+    assert len(here.memory.unbooked) == before
     here.cycle()
     (last,) = here.memory.unbooked[before:]
     assert (last.state, last.until, last.rounding_seconds) == (S.IDLE, MIDNIGHT, 0.0)

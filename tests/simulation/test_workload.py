@@ -1,8 +1,7 @@
 """Drawn workloads look like what they stand for; traces are read, or refused with a reason."""
 
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -96,16 +95,6 @@ def test_four_dense_hours(seed: int) -> None:
     gaps = [after.at - task.at for task, after in itertools.pairwise(tasks)]
     assert sum(gap >= timedelta(minutes=15) for gap in gaps) == 3, "quiet between four bursts"
     assert sum(gap <= timedelta(minutes=3) for gap in gaps) == len(tasks) - 4
-
-
-@pytest.fixture
-def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """This machine's own time zone is not UTC."""
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", "FAR-12")
-        time.tzset()
-        yield
-    time.tzset()
 
 
 LINE = "2017-10-09 07:01:55,66.0,small"
