@@ -8,6 +8,7 @@ import pytest
 
 from gpu_autoscaler.domain.effects import Reason
 from gpu_autoscaler.domain.memory import Memory
+from gpu_autoscaler.domain.model import ZoneView
 from gpu_autoscaler.policy.launch import CONFIRMED, UNSEEN, launch_all
 from gpu_autoscaler.policy.questions import zones
 from tests.policy.test_launch_rules import DARK, PRICE, decided, waiting
@@ -53,6 +54,33 @@ def test_without_memory_only_what_two_observations_ask_for(
 
 
 @pytest.mark.parametrize(
+    ("begun", "said", "launched"),
+    [
+        (minutes(0.5), f"; no answer from {ZONE}, {OTHER_ZONE}, waited for until 08:59:30", 0),
+        (minutes(60) - seconds(1), f"{ZONE}, {OTHER_ZONE}, waited for until 08:00:01", 0),
+        (minutes(60), "", 1),
+    ],
+)
+def test_dark_zones_are_waited_for_an_hour_and_named(
+    begun: timedelta, said: str, launched: int
+) -> None:
+    memory = Memory(unconfirmed_need={QUEUE: 1}, begun_at=START - begun)
+    dark = {name: ZoneView(name, False, START) for name in (ZONE, OTHER_ZONE)}
+    shown = dark if said else {**dark, ZONE: ZoneView(ZONE, True, START)}
+    places = [{"type": TYPE, "zone": zone} for zone in (ZONE, OTHER_ZONE)]
+    settings = config({"placements": places})
+    found = decided(fleet(memory=memory, settings=settings, zones=shown, **waiting(1)))
+    assert found.launched == launched
+    assert found.because.endswith(said)
+
+
+def test_after_that_who_does_not_answer_is_still_named() -> None:
+    memory = Memory(unconfirmed_need={QUEUE: UNSEEN}, begun_at=START - minutes(60))
+    found = decided(fleet(memory=memory, zones=DARK, **waiting(1)))
+    assert found.because.endswith(f"; no answer from {ZONE}")
+
+
+@pytest.mark.parametrize(
     ("of_fleet", "zones", "launched"),
     [
         ({}, DARK, 1),
@@ -92,7 +120,7 @@ def test_a_dark_zone_is_waited_for_and_not_for_ever(memory: str, of_fleet: dict[
     story.enqueue("t1")
     assert not story.wait(minutes(59)).effects
     assert story.last is not None
-    assert "is waited for until 09:0" in story.last.queues[0].because
+    assert "waited for until 09:0" in story.last.queues[0].because
     assert verbs(story.wait(minutes(3))) == ["create"]
 
 

@@ -190,10 +190,10 @@ def _why_unconfirmed(fleet: Fleet) -> str:
         "the first, must agree before the first launch"
     )
     if dark := [zone for zone in fleet.world.zones if not fleet.zone_answers(zone)]:
-        because += f"; {', '.join(dark)} does not answer"
+        because += f"; no answer from {', '.join(dark)}"
         until = _waits_for_zones_until(fleet)
         if until is not None and fleet.now < until:
-            because += f", and is waited for until {until:%H:%M:%S}"
+            because += f", waited for until {until:%H:%M:%S}"
     return because
 
 
