@@ -317,6 +317,14 @@ def test_boots_in_vain_with_a_bootstrap_that_is_no_longer_used_are_over() -> Non
 
 
 LOST = f"lost_worker {NAME}"
+WHERE = f"{NAME} ({HERE}, {QUEUE})"
+SILENT = {
+    True: (
+        "with task t1 on it: it is left alone until ClearML has ended the task; "
+        "look at the machine, or abort the task"
+    ),
+    False: "without a task: if that lasts it is powered off, nothing is to be done",
+}
 
 
 def at_work(*, busy: bool) -> Told:
@@ -342,10 +350,20 @@ def test_a_lost_worker_is_told_and_over_when_it_reports(busy: bool) -> None:
     assert edges == [LOST]
     told = story.standing()[LOST]
     assert told.severity is (Severity.ERROR if busy else Severity.WARNING)
-    assert ("t1" in told.text) is busy
+    assert told.text == f"the agent of {WHERE} fell silent {SILENT[busy]}"
     assert told.since == story.memory.instances[f"id-{NAME}"].state_since
     assert told.since < story.now, "since it is silent, not since we look"
     assert story.pass_(minutes(2)) == [f"-{LOST}"]
+
+
+def test_a_lost_worker_of_nobody_s_queue_is_told_too() -> None:
+    story = Told()
+    story.has(replace(registered(NAME), tags=frozenset({"managed-by", "fleet=test"})))
+    story.report(NAME)
+    story.pass_(minutes(2))
+    for _ in range(8):
+        story.cycle(reports=False)
+    assert story.standing()[LOST].text.startswith(f"the agent of {NAME} ({HERE}, no queue) fell")
 
 
 def test_who_was_told_of_a_beginning_is_told_of_the_end() -> None:
@@ -387,7 +405,10 @@ def test_a_quarantined_machine_is_told_until_it_is_released_or_gone() -> None:
     name = f"quarantined {NAME}"
     assert story.pass_(minutes(1)) == [f"+{name}"]
     assert story.standing()[name].severity is Severity.ERROR
-    assert "tag `quarantined`" in story.standing()[name].text
+    assert story.standing()[name].text == (
+        f"{WHERE} fails every task at once and is quarantined, powered off and then removed: "
+        "look at the tasks that failed on it; take off its tag `quarantined` to use it"
+    )
     story.dark_zones = {ZONE}
     assert story.pass_(minutes(5)) == []
     story.dark_zones = set()
