@@ -1,18 +1,22 @@
 """What machines say of their boots, and what becomes of the script they booted with."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure, Guard, Reason, RemoveBootstrap, StopInstance
 from gpu_autoscaler.domain.memory import Memory
 from gpu_autoscaler.domain.model import Instance, ServerState
+from gpu_autoscaler.policy.cleanup import remove_bootstraps
 from gpu_autoscaler.policy.explain import Explainer
 from gpu_autoscaler.policy.questions import silent_boots
 from tests.policy.worlds import (
     START,
     Story,
     config,
+    fact,
+    fleet,
     instance,
     known,
     minutes,
@@ -176,11 +180,25 @@ def test_hands_off_is_hands_off() -> None:
     assert verbs(working(registered("m1", protected=True)).cycle()) == []
 
 
-def test_one_that_is_off_again_keeps_it() -> None:
-    story = working()
-    story.memory = replace(story.memory, instances={"id-m1": known("m1", "idle")})
-    story.has(registered("m1", "stopped"))
-    assert "remove_bootstrap" not in verbs(story.cycle())
+@pytest.mark.parametrize(
+    ("state", "memory", "removed"),
+    [
+        ("idle", {}, True),
+        ("running_task", {}, True),
+        ("idle", {"bootstrap_removed": True}, False),
+        ("idle", {"last_report_at": None}, False),
+        ("lost", {}, False),
+        ("stopping", {}, False),
+    ],
+)
+def test_who_works_loses_it_whatever_the_others_do(
+    state: str, memory: dict[str, Any], removed: bool
+) -> None:
+    reported = {"last_report_at": START - seconds(20)}
+    one, other = fact("m1", state, memory=reported | memory), fact("m2", memory=reported)
+    there = fleet(one, other)
+    remove_bootstraps(there)
+    assert [each.subject for each in there.effects] == (["m1", "m2"] if removed else ["m2"])
 
 
 def test_nothing_is_said_of_what_is_forgotten_meanwhile() -> None:

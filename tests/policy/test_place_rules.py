@@ -43,6 +43,16 @@ def test_what_is_launched_is_the_breaker_s_one_try(effect: Effect | None, usable
     assert (held_back(there, there.config.queues[QUEUE], HERE) is None) is usable
 
 
+@pytest.mark.parametrize(("spec", "usable"), [("own", False), (SPEC, True)])
+def test_what_is_launched_with_a_placement_s_own_settings_tries_for_those(
+    spec: str, usable: bool
+) -> None:
+    pending = Pending("create:m9", "m9", START, START + minutes(5), QUEUE, HERE)
+    memory = Memory(breakers=(replace(OPEN, spec=spec),), pending={pending.key: pending})
+    there = fleet(memory=memory, own_specs={(QUEUE, HERE): "own"})
+    assert (held_back(there, there.config.queues[QUEUE], HERE) is None) is usable
+
+
 DARK = {ZONE: ZoneView(ZONE, complete=False, observed_at=START)}
 BACKOFF = Backoff(HERE, Failure.REJECTED, 1, START, START + timedelta(hours=1), "", SPEC)
 
