@@ -333,6 +333,17 @@ def test_whether_it_asks_its_queue(
     assert joined(registered("m1"), known(), workers=agents, queues=queues).serves is serves
 
 
+def test_a_start_that_found_no_stock_leaves_it_as_stopped_as_it_was() -> None:
+    idled, stopped, started = (START - minutes(n) for n in (90, 60, 1))
+    lived = ((S.INITIALIZING, HOUR_AGO - minutes(60)), (S.IDLE, idled))
+    off = known(state="starting", state_since=started, past=(*lived, (S.STOPPED, stopped)))
+    found = joined(registered("m1", "stopped"), off).memory
+    assert (found.state_since, found.past) == (stopped, lived)
+    adopted = known(state="starting", state_since=started)
+    found = joined(registered("m1", "stopped"), adopted).memory
+    assert (found.state_since, found.past) == (START, ((S.STARTING, started),))
+
+
 @pytest.mark.parametrize(
     ("came", "reported", "decided", "whose", "off"),
     [
