@@ -6,14 +6,11 @@ from datetime import timedelta
 import pytest
 
 from gpu_autoscaler.domain.effects import Failure, SetTags, TagQueue
-from gpu_autoscaler.domain.memory import Account
 from gpu_autoscaler.domain.model import PAUSE_TAG
 from gpu_autoscaler.domain.requests import Answer, Request, RequestKind
-from gpu_autoscaler.policy.history import saved
 from gpu_autoscaler.policy.obey import ENDED, NOT_NOW
 from tests.policy.worlds import (
     QUEUE,
-    START,
     Story,
     config,
     instance,
@@ -270,48 +267,3 @@ def test_an_unknown_one_is_refused_with_those_there_are(kind: RequestKind) -> No
     story = idle()
     story.has(registered("m3"))
     assert said(story, kind, "m2") == (False, "no instance is named m2 (there is m1, m3)")
-
-
-# --- what is remembered
-
-
-def test_the_decision_log_tells_requests_effects_and_failures() -> None:
-    story = Story()
-    story.enqueue("t1")
-    made = story.cycle()
-    story.done(*made.effects, failure=Failure.OUT_OF_STOCK, message="none left")
-    asked(story, K.PAUSE, QUEUE)
-    lines = [(line.verb, line.reason, line.because) for line in story.memory.said]
-    assert [verb for verb, _, _ in lines] == ["create", "pause", "create failed", "tag_queue"]
-    assert lines[2][1:] == ("out_of_stock", "none left")
-
-
-def test_a_boot_is_measured_to_the_first_report() -> None:
-    story = Story()
-    story.has(instance("m1", created_at=story.now, modified_at=story.now))
-    story.cycle()
-    story.now += seconds(170)
-    story.report("m1")
-    story.cycle(reports=False)
-    assert story.memory.boots == {"H100-1-80G in fr-par-2": (200,)}
-
-
-def test_what_is_saved_is_reckoned_against_the_most_that_worked_at_once() -> None:
-    since = START - timedelta(hours=10)
-    assert saved(Account("2026-09", since, eur=12.0, peak_eur_per_hour=5.0), START) == 38.0
-
-
-def test_the_month_is_counted_by_the_hourly_prices() -> None:
-    story = idle()
-    story.prices = {"H100-1-80G": 2.0}
-    story.cycle()
-    for _ in range(119):
-        story.cycle()
-    account = story.memory.account
-    assert account is not None
-    assert account.month == "2026-09"
-    assert 4.1 < account.eur < 4.3, "it is on for a bit more than two hours"
-    story.now += minutes(24 * 60 * 30)
-    story.cycle()
-    assert story.memory.account is not None
-    assert story.memory.account.month == "2026-10"
