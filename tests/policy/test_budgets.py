@@ -264,10 +264,18 @@ def test_what_a_person_paused_stays_so_when_it_leaves() -> None:
 
 def test_people_are_told_at_each_share_and_at_the_cap_once() -> None:
     budget = {**DAY, "alert_at": [50, 90]}
-    here = story(10.0)
+    here = story(9.95)
     here.config = config(budgets=[budget])
-    told = [(each.subject, each.severity) for each in here.cycle().memory.episodes]
-    assert told == [("50 % of 20.00 EUR a day for the fleet", Severity.WARNING)]
+    assert here.cycle().memory.episodes == ()
+    here.memory = replace(here.memory, spent={TODAY: {QUEUE: 10.0}})
+    (told,) = here.cycle().memory.episodes
+    assert (told.subject, told.severity) == (
+        *("50 % of 20.00 EUR a day for the fleet", Severity.WARNING),
+    )
+    assert told.text == (
+        "10.00 EUR of 20.00 EUR a day for the fleet are spent; it will be 10.00 by "
+        "2026-09-08 00:00 UTC if all that is paid for now goes on"
+    )
     here.memory = replace(here.memory, spent={TODAY: {QUEUE: 20.5}})
     made = here.cycle().memory.episodes
     assert [each.kind for each in made] == [EpisodeKind.BUDGET] * 3
@@ -282,7 +290,7 @@ def test_people_are_told_at_each_share_and_at_the_cap_once() -> None:
 
 
 def test_a_budget_that_only_tells_holds_nothing_back() -> None:
-    here = story(25.0)
+    here = story(20.0)
     here.config = config(budgets=[{**DAY, "at_cap": "alert"}])
     made = here.cycle()
     assert reasons(made) == ["demand"]

@@ -92,8 +92,11 @@ def test_out_of_stock_for_long_is_told_once_and_over_when_one_boots() -> None:
     told = story.standing()[OUT]
     assert told.since - START <= seconds(90), "the first refusal, not the fifteenth minute"
     assert told.severity is Severity.WARNING
-    assert str(HERE) in told.text
-    assert str(THERE) in told.text
+    assert told.text == (
+        f"1 waiting in {QUEUE} since 2026-09-07 08:00, and everything is out of stock "
+        f"({HERE}, {THERE}): it is tried again and again; name another placement, or use another "
+        "queue, if it cannot wait"
+    )
     story.has(instance("new", created_at=story.now))
     assert story.pass_(minutes(2)) == [f"-{OUT}"]
 
@@ -129,7 +132,12 @@ def test_a_quota_is_over_when_one_boots_and_is_one_for_all_zones() -> None:
     assert story.pass_(minutes(5)) == []
     assert story.names() == [QUOTA]
     told = story.standing()[QUOTA]
-    assert (told.severity, "as Scaleway says" in told.text) == (Severity.WARNING, True)
+    assert told.severity is Severity.WARNING
+    assert told.text.startswith(
+        f"no more {TYPE} may be launched, in whatever zone (as Scaleway says): ask Scaleway for a "
+        "larger quota, or lower max_instances; it is tried again at 2026-09-0"
+    )
+    assert told.text.endswith(" at the earliest")
     for zone in (ZONE, OTHER_ZONE):
         assert story.names() == [QUOTA]
         story.has(instance(f"new-{zone}", zone=zone, created_at=story.now))
@@ -168,8 +176,12 @@ def test_a_launch_that_fails_for_long_is_told_once_with_what_was_said(failure: F
     assert story.pass_(minutes(200), failure=failure) == [f"+{FAILING}"]
     told = story.standing()[FAILING]
     assert told.severity is Severity.ERROR
-    assert f"{failure.value.replace('_', ' ')} (as Scaleway says)" in told.text
-    assert "check --online" in told.text
+    what = f"{failure.value.replace('_', ' ')} (as Scaleway says)"
+    assert told.text == (
+        f"1 waiting in {QUEUE} since 2026-09-07 08:00, and no instance can be launched: "
+        f"{HERE}: {what}; {THERE}: {what}; mend the cause, `gpu-autoscaler check --online` may "
+        "name it"
+    )
 
 
 def test_a_mixed_cause_is_a_failing_launch_and_does_not_change_with_each_failure() -> None:
@@ -433,11 +445,20 @@ def test_a_removed_half_made_server_is_told_once() -> None:
     assert story.pass_(minutes(40), failure=Failure.TRANSIENT) == ["+orphan_removed half"]
 
 
+NO_KEY = (
+    "Scaleway refuses the daemon's key ({}): give it InstancesFullAccess and "
+    "BlockStorageFullAccess on the project, or set a new one"
+)
+
+
 def test_a_permission_that_stays_lost_is_told_and_over_when_a_call_is_allowed() -> None:
     story = waits()
     assert story.pass_(minutes(1.5), failure=Failure.UNAUTHORIZED) == []
     edges = story.pass_(minutes(3), failure=Failure.UNAUTHORIZED)
     assert edges == ["+unauthorized Scaleway"]
+    told = story.standing()["unauthorized Scaleway"]
+    assert told.since - START <= seconds(90), "the first refusal, not the last"
+    assert told.text == NO_KEY.format("calls that change something are refused")
     story.pass_(minutes(20), failure=Failure.UNAUTHORIZED)
     assert story.names() == [FAILING, "unauthorized Scaleway"]
     made = story.wait(minutes(10))
@@ -445,11 +466,18 @@ def test_a_permission_that_stays_lost_is_told_and_over_when_a_call_is_allowed() 
     assert "-unauthorized Scaleway" in story.pass_(minutes(1))
 
 
-@pytest.mark.parametrize(("who", "service"), [("ClearML", "ClearML"), (ZONE, "Scaleway")])
-def test_a_refused_look_is_one_episode_and_not_two(who: str, service: str) -> None:
+@pytest.mark.parametrize(
+    ("who", "service", "text"),
+    [
+        ("ClearML", "ClearML", "ClearML refuses the daemon's key (401): set a new one"),
+        (ZONE, "Scaleway", NO_KEY.format("403")),
+    ],
+)
+def test_a_refused_look_is_one_episode_and_not_two(who: str, service: str, text: str) -> None:
     story = Told(refused=(who,))
     assert story.pass_(minutes(30)) == [f"+unauthorized {service}"]
-    assert story.standing()[f"unauthorized {service}"].severity is Severity.ERROR
+    told = story.standing()[f"unauthorized {service}"]
+    assert (told.severity, told.text) == (Severity.ERROR, text)
     story.refused = ()
     story.clearml_down, story.dark_zones = True, {ZONE}
     assert story.pass_(minutes(5)) == [], "no answer is no permission"
@@ -457,12 +485,23 @@ def test_a_refused_look_is_one_episode_and_not_two(who: str, service: str) -> No
     assert story.pass_(minutes(1)) == [f"-unauthorized {service}"]
 
 
-@pytest.mark.parametrize("subject", ["ClearML", ZONE])
-def test_no_full_answer_for_long_is_told_and_over_with_the_first_one(subject: str) -> None:
+@pytest.mark.parametrize(
+    ("subject", "service"),
+    [("ClearML", "ClearML gives no full answer for more than 10m (down)"),
+     (ZONE, f"Scaleway in {ZONE} gives no full answer for more than 10m (502)")],
+)  # fmt: skip
+def test_no_full_answer_for_long_is_told_and_over_with_the_first_one(
+    subject: str, service: str
+) -> None:
     story = Told(clearml_down=subject == "ClearML", dark_zones={subject} - {"ClearML"})
     assert story.pass_(minutes(9.5)) == []
     assert story.pass_(minutes(120)) == [f"+observation_failing {subject}"]
-    assert story.standing()[f"observation_failing {subject}"].since - START <= seconds(30)
+    told = story.standing()[f"observation_failing {subject}"]
+    assert told.since - START <= seconds(30)
+    assert told.text == (
+        f"{service}: nothing is launched or stopped there; see whether the service, or the way "
+        "to it, is down"
+    )
     story.clearml_down, story.dark_zones = False, set()
     assert story.pass_(minutes(1)) == [f"-observation_failing {subject}"]
     assert story.memory.troubles == {}
