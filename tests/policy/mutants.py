@@ -4,6 +4,7 @@ As a pytest plugin it puts the tests of the mutated module first: most mutants d
 script it reads what mutmut left, prints the score and the survivors, and fails below the bound.
 """
 
+import json
 import os
 import re
 import sys
@@ -18,20 +19,24 @@ from mutmut.stats import status_by_exit_code
 POLICY = Path("src/gpu_autoscaler/policy")
 LEAST = 90.0
 """Percent of all mutants."""
+TIMES = Path("mutmut-stats.json")
+"""How long each test took without a mutant; mutmut writes it before the first one."""
+LONGEST = 0.3
+"""Seconds: some stories of weeks are most of what all tests take, and kill few mutants alone."""
 KILLED = ("killed", "timeout")
 """A mutant that runs for ever would be noticed, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The mutated module's own tests first, those without a long story before the others."""
+    """The mutated module's own tests first, quick ones before others, and none that is long."""
     mutated = os.environ.get("MUTANT_UNDER_TEST", "")
     module = mutated.partition(".x")[0].rpartition(".")[2]
+    took = json.loads(TIMES.read_text())["duration_by_test"] if TIMES.exists() else {}
 
-    def rank(item: pytest.Item) -> tuple[bool, bool]:
-        file = item.path.stem
-        return not file.startswith(f"test_{module}"), not file.endswith("_rules")
+    def rank(item: pytest.Item) -> tuple[bool, float]:
+        return not item.path.stem.startswith(f"test_{module}"), took.get(item.nodeid, 0.0)
 
-    items.sort(key=rank)
+    items[:] = sorted((i for i in items if took.get(i.nodeid, 0.0) <= LONGEST), key=rank)
 
 
 def _changes(mutant: str, path: Path) -> str:
