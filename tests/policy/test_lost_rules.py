@@ -5,10 +5,23 @@ from typing import Any
 
 import pytest
 
-from gpu_autoscaler.domain.memory import Memory, PowerOff
+from gpu_autoscaler.domain.memory import Memory, Pending, PowerOff
 from gpu_autoscaler.policy.lost import watched
 from gpu_autoscaler.policy.settings import GOING_OFF
-from tests.policy.worlds import QUEUE, START, config, fact, fleet, known, minutes, registered
+from tests.policy.worlds import (
+    QUEUE,
+    START,
+    TYPE,
+    ZONE,
+    config,
+    fact,
+    fleet,
+    known,
+    minutes,
+    registered,
+    seconds,
+    task,
+)
 
 LATELY, LONG_AGO = START - minutes(2), START - minutes(20)
 
@@ -54,6 +67,27 @@ def test_what_a_person_changed_on_a_stopped_one_is_no_death(change: dict[str, An
 def test_one_that_runs_did_not_die() -> None:
     assert seen({}, "idle", modified_at=LATELY) == {}
     assert seen(None, "idle", modified_at=LATELY) == {}
+
+
+def test_one_of_a_queue_that_is_not_configured_any_more_is_let_be() -> None:
+    there = fact("m1", "stopped", instance=registered("m1", "stopped", modified_at=LATELY))
+    place = {"type": TYPE, "zone": ZONE}
+    other = {"name": "other", "placements": [place], "on_lost": "requeue"}
+    settings = config(queues={"other": other})
+    memory = Memory(planned_at=START - minutes(0.5))
+    assert watched(fleet(there, memory=memory, settings=settings), {}) == {}
+
+
+def test_one_that_nobody_ever_saw_was_at_work_since_its_launch_by_clearml_s_clock() -> None:
+    made = Pending("create:m9", "m9", LATELY, START, QUEUE, missed=True)
+    there = fleet(
+        memory=Memory(planned_at=START - minutes(0.5), pending={made.key: made}),
+        settings=config({"on_lost": "requeue"}),
+        open_tasks=(task("t1", "in_progress", "m9"),),
+        skew=seconds(45),
+    )
+    now, since = START + seconds(45), LATELY + seconds(45)
+    assert watched(there, {}) == {"m9": PowerOff(QUEUE, now, ours=False, at_work_at=since)}
 
 
 def test_one_that_was_seen_at_work_was_so_at_the_last_look() -> None:

@@ -17,9 +17,10 @@ from gpu_autoscaler.policy.rescue import (
     kept_power_offs,
     rescue_all,
     stuck_tasks,
+    unremembered,
     watch_popped,
 )
-from gpu_autoscaler.policy.settings import GOING_OFF
+from gpu_autoscaler.policy.settings import GOING_OFF, RESCUE_WATCH
 from tests.policy.worlds import (
     QUEUE,
     QUEUE_ID,
@@ -27,6 +28,7 @@ from tests.policy.worlds import (
     config,
     fact,
     fleet,
+    known,
     minutes,
     registered,
     seconds,
@@ -117,6 +119,86 @@ def test_a_power_off_that_did_not_happen_is_forgotten(
     pending = {under_way: Pending(under_way, "m1", START, START)} if under_way else {}
     there = fleet(one, memory=Memory(power_offs=offs, pending=pending))
     assert forget_undone(there) == (offs if kept else {})
+
+
+def test_each_power_off_is_judged_by_itself() -> None:
+    offs = {name: PowerOff(QUEUE, HOUR_AGO) for name in ("m1", "m2")}
+    there = fleet(fact("m1", "stopping"), fact("m2", "idle"), memory=Memory(power_offs=offs))
+    assert list(forget_undone(there)) == ["m1"]
+
+
+# --- what may have been powered off before memory was lost
+
+
+FORGOT_AT = START - seconds(20)
+WENT_OFF = START - seconds(60)
+
+
+def off(name: str = "m1", state: str = "stopped", at: datetime = WENT_OFF, **changes: Any) -> Fact:
+    there = registered(name, {"idle": "running"}.get(state, state), modified_at=at)
+    return fact(name, state, instance=there, **changes)
+
+
+def unheard(*facts: Fact, forgot_at: datetime = FORGOT_AT, **more: Any) -> dict[str, PowerOff]:
+    skew = more.pop("skew", seconds(0))
+    return unremembered(fleet(*facts, memory=Memory(forgot_at=forgot_at, **more), skew=skew))
+
+
+@pytest.mark.parametrize("skew", [-45, 0, 45])
+@pytest.mark.parametrize(
+    ("forgot_after", "found"),
+    [
+        (seconds(40), True),
+        (-GOING_OFF + seconds(1), True),
+        (-GOING_OFF, False),  # a daemon with a memory had begun by then
+        (RESCUE_WATCH - seconds(1), True),
+        (RESCUE_WATCH, False),
+    ],
+)
+def test_what_went_off_right_before_memory_was_lost_may_have_been_ours(
+    skew: float, forgot_after: timedelta, found: bool
+) -> None:
+    forgot_at = WENT_OFF + forgot_after - seconds(skew)
+    assert unheard(off(), forgot_at=forgot_at, skew=seconds(skew)) == (
+        {"m1": PowerOff(QUEUE, WENT_OFF - GOING_OFF)} if found else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "found"),
+    [
+        (off(state="stopping"), True),
+        (off(state="idle"), False),
+        (off(seen=False), False),
+        (off(state="stopping", seen=False), False),
+    ],
+)
+def test_only_what_is_seen_off_may_have_been_powered_off(one: Fact, found: bool) -> None:
+    assert list(unheard(one, off("m2"))) == (["m1", "m2"] if found else ["m2"])
+
+
+@pytest.mark.parametrize(
+    ("before", "forgot", "found"),
+    [
+        ({"state": "idle"}, 20, True),
+        ({"state": "idle"}, 90, True),  # twice the lag of listings, and a cycle
+        ({"state": "idle"}, 91, False),
+        ({"state": "stopped"}, 20, False),
+        ({"state": "idle", "stop_decided_at": START}, 20, False),  # that one is remembered
+    ],
+)
+def test_what_was_seen_on_in_a_late_listing_counts_as_never_seen(
+    before: dict[str, Any], forgot: float, found: bool
+) -> None:
+    forgot_at, skew = START - seconds(forgot), seconds(45)
+    there = {"id-m1": known("m1", **before)}
+    assert unheard(off(), forgot_at=forgot_at, instances=there, skew=skew) == (
+        {"m1": PowerOff(QUEUE, START + skew - GOING_OFF)} if found else {}
+    )
+
+
+def test_with_a_memory_nothing_is_unremembered() -> None:
+    assert unremembered(fleet(off(), memory=Memory())) == {}
 
 
 def caught(status: str, ago: float, **changes: Any) -> Task:
