@@ -15,7 +15,7 @@ from gpu_autoscaler.domain.requests import Request, RequestKind
 from gpu_autoscaler.policy.budgets import Standing, held, period, standings
 from gpu_autoscaler.policy.explain import Explainer
 from gpu_autoscaler.policy.questions import queue_names
-from tests.policy.worlds import QUEUE, START, TYPE, Story, config, known, minutes, reasons
+from tests.policy.worlds import QUEUE, START, TYPE, ZONE, Story, config, known, minutes, reasons
 from tests.store.test_ledger import stretch
 
 DAY: Mapping[str, Any] = {"eur": 20, "per": "day"}
@@ -109,6 +109,27 @@ def test_the_budget_that_opens_last_holds() -> None:
     assert found[QUEUE].budget.per == "month"
     mild = config(budgets=[{**DAY, "at_cap": "alert"}])
     assert held(standings(lasting(), mild, {}, START), mild) == {}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_the_last_to_open_holds_in_whatever_order(order: int) -> None:
+    budgets = [{"eur": 1, "per": per} for per in ("day", "month", "week")][::order]
+    settings = config({"budgets": budgets})
+    found = held(standings(lasting(), settings, {}, START), settings)
+    assert found[QUEUE].budget.per == "month"
+
+
+def test_a_queue_s_budget_holds_that_queue_alone_and_the_fleet_s_all() -> None:
+    place = {"placements": [{"type": TYPE, "zone": ZONE}]}
+    queues: dict[str, Any] = {n: {"name": n, **place, "max_instances": 2} for n in (QUEUE, "other")}
+    queues[QUEUE]["budgets"] = [{"eur": 1, "per": "day"}]
+    settings = config(queues=queues)
+    (one,) = standings(lasting(), settings, {}, START)
+    assert (one.queue, one.since, one.until) == (QUEUE, moment(TODAY), moment("2026-09-08"))
+    assert held((one,), settings) == {QUEUE: one}
+    settings = config(queues=queues, budgets=[{"eur": 1, "per": "month"}])
+    fleets, _ = found = standings(lasting(), settings, {}, START)
+    assert held(found, settings) == {QUEUE: fleets, "other": fleets}
 
 
 # --- in a plan
