@@ -398,6 +398,21 @@ def test_what_says_nothing_about_a_boot(what: str) -> None:
     assert story.memory.breakers == before
 
 
+@pytest.mark.parametrize("why_not", ["it works", "it came"])
+def test_each_boot_is_judged_by_itself_and_by_what_it_said(why_not: str) -> None:
+    names = ("m1", "m2")
+    before = {f"id-{n}": known(n, "initializing", boot_report=f"{n} mounts") for n in names}
+    story = Story(config({"max_instances": 2}))
+    story.memory = replace(story.memory, instances=before, clearml_since=START)
+    story.has(*(registered(name, "stopped") for name in names))
+    if why_not == "it works":
+        story.has(registered("m1"))
+    else:
+        story.report("m1")  # between two looks
+    story.cycle(reports=False)
+    assert [(b.failures, b.last_report) for b in story.memory.breakers] == [(1, "m2 mounts")]
+
+
 @pytest.mark.parametrize(
     ("state", "memory", "failures"),
     [

@@ -9,13 +9,25 @@ import pytest
 
 from gpu_autoscaler.domain.effects import Failure, Reason, TagQueue
 from gpu_autoscaler.domain.episodes import EpisodeKind, Severity
-from gpu_autoscaler.domain.memory import Memory, Pause
-from gpu_autoscaler.domain.model import BUDGET_TAG, PAUSE_TAG, PAUSE_TAGS
+from gpu_autoscaler.domain.memory import Memory, Pause, Pending
+from gpu_autoscaler.domain.model import BUDGET_TAG, PAUSE_TAG, PAUSE_TAGS, Queue
 from gpu_autoscaler.domain.requests import Request, RequestKind
 from gpu_autoscaler.policy.budgets import Standing, held, period, standings
 from gpu_autoscaler.policy.explain import Explainer
+from gpu_autoscaler.policy.pause import tag_queues
 from gpu_autoscaler.policy.questions import queue_names
-from tests.policy.worlds import QUEUE, START, TYPE, ZONE, Story, config, known, minutes, reasons
+from tests.policy.worlds import (
+    QUEUE,
+    START,
+    TYPE,
+    ZONE,
+    Story,
+    config,
+    fleet,
+    known,
+    minutes,
+    reasons,
+)
 from tests.store.test_ledger import stretch
 
 DAY: Mapping[str, Any] = {"eur": 20, "per": "day"}
@@ -207,6 +219,26 @@ def test_who_holds_a_queue_stands_in_its_tags() -> None:
     both = story(25.0, lost_memory=True, queue_tags=(PAUSE_TAG,))
     assert not any(isinstance(each, TagQueue) for each in both.cycle().effects)
     assert both.memory.pauses[QUEUE].asked
+
+
+def test_each_queue_is_tagged_for_its_own_sake() -> None:
+    """In whatever state those before it are."""
+    names = ("tagged", "plain", "tagging", "late", "over")
+    shown = {n: Queue(f"id-{n}", n, tags=tuple(PAUSE_TAGS) if n == "tagged" else ()) for n in names}
+    shown["over"] = replace(shown["over"], tags=(BUDGET_TAG,))
+    held_ = Pause(START, asked=False, budget="it is used up")
+    tagging = Pending("tag_queue:id-tagging", "tagging", START, START + minutes(1))
+    memory = Memory(
+        pauses=dict.fromkeys(("tagged", "tagging", "late"), held_), pending={tagging.key: tagging}
+    )
+    there = fleet(memory=memory, queues=shown)
+    tag_queues(there)
+    paused = "queue late is paused: no agent pulls (its tag `force_workers:off`); it is used up"
+    resumed = "queue over is resumed: agents may pull again (its tag `force_workers:off`)"
+    assert [(e.subject, e.reason, e.because) for e in there.effects] == [
+        ("late", Reason.BUDGET, paused),
+        ("over", Reason.BUDGET, resumed),
+    ]
 
 
 def test_a_budget_s_tag_that_a_person_left_over_goes() -> None:

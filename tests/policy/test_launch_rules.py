@@ -99,6 +99,7 @@ CROWD = (
         (pending("stop:id-m1"), 1, 7),
         (pending("create:m10"), 3, 8),
         (pending("start:id-m8", failed=True), 2, 7),
+        (pending("create:m10", queue="another"), 2, 7),
     ],
 )
 def test_what_a_queue_has(memory: Memory, capacity: int, billed: int) -> None:
@@ -119,6 +120,13 @@ def test_what_a_queue_has(memory: Memory, capacity: int, billed: int) -> None:
         busy=2,
         launched=0,
     )
+
+
+@pytest.mark.parametrize(("seconds_short", "late"), [(0, 1), (1, 0)])
+def test_a_creation_that_nobody_sees_counts_for_ten_minutes(seconds_short: int, late: int) -> None:
+    made_at = START - minutes(10) + timedelta(seconds=seconds_short)
+    found = need(fleet(memory=pending("create:m10", decided_at=made_at)), config().queues[QUEUE])
+    assert (found.capacity, found.overdue, found.billed) == (1 - late, late, 1)
 
 
 @pytest.mark.parametrize(

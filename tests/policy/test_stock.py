@@ -1,6 +1,7 @@
 """Back-offs: how long nothing is launched in a placement, and what ends that."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -186,6 +187,18 @@ def test_only_a_change_from_shortage_ends_it_early(
     backoffs.end_early(view)
     found = next(b for b in backoffs.kept() if b.placement == kept.placement)
     assert (found.until, found.shortage_seen) == (START + minutes(until), seen)
+
+
+def test_who_is_not_believed_any_more_keeps_nobody_from_being_believed() -> None:
+    for misled in (HERE, OTHER):
+        places = (HERE, OTHER)
+        both = [replace(backoff(at=p, shortage_seen=True), misled=p == misled) for p in places]
+        backoffs = after(minutes(1), both)
+        stocks = {place.commercial_type: Availability.AVAILABLE for place in (HERE, OTHER)}
+        zones = {p.zone: ZoneView(p.zone, True, START, availability=stocks) for p in (HERE, OTHER)}
+        backoffs.end_early(World(ClearmlView(complete=True, observed_at=START), zones, {}))
+        ended = [b.placement for b in backoffs.kept() if b.ended_early]
+        assert ended == [OTHER if misled == HERE else HERE]
 
 
 def test_a_change_that_misled_is_not_believed_for_one_back_off() -> None:
