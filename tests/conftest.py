@@ -1,4 +1,4 @@
-"""Which tests may run apart: those of one file stay together, unless they say otherwise."""
+"""What all tests share: a machine in another time zone, and which of them may run apart."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files share costly fixtures; tests marked `spread` are long, and keep all cores busy."""
+    """Those of one file stay together, for they share costly fixtures; what is marked `spread` is
+    long, and keeps all cores busy."""
     for item in items:
         if item.get_closest_marker("spread") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
